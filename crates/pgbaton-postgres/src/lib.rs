@@ -1,0 +1,1 @@
+//! PostgreSQL as pgbaton sees it: the replication connection, pgoutput, slots and catalogue.

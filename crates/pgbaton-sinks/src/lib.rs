@@ -1,0 +1,1 @@
+//! Where changes go: the sink contract, encodings, and Kafka.

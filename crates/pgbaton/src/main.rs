@@ -1,0 +1,2 @@
+//! `pgbaton`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Chores: set-up, the local cluster, the demo, tests and benchmarks.

@@ -1,0 +1,1 @@
+//! Black-box proof on a real cluster.
