@@ -1,9 +1,30 @@
 //! Every decision of pgbaton as plain data and plain functions: no clock, no socket, no task.
 
+mod code;
+mod journal;
+mod lease;
 mod lsn;
+mod position;
+mod progress;
+mod resume;
 mod row;
+mod slot;
+mod stream;
 mod timeline;
+mod verdict;
 
+pub use code::Code;
+pub use journal::{ClaimRecords, Journal, Reached, SessionFacts, first_open};
+pub use lease::{Moment, Tenure};
 pub use lsn::{InvalidLsn, Lsn};
+pub use position::{EventId, InvalidEventId, Position, SystemIdentifier, Watermark};
+pub use progress::{
+    DivergenceMark, InvalidRecord, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, ProgressRecord,
+    PublicationMark, RecordType, Term, Torn, hash_of,
+};
+pub use resume::{ChangesHash, Discontinuity};
 pub use row::{Column, Datum, Relation, ReplicaIdentity, Row};
-pub use timeline::{History, MalformedHistory, Timeline};
+pub use slot::{Reader, ReaderName, SlotFacts, SlotState};
+pub use stream::{Cutting, Publish, Status, Stream, StreamBreak};
+pub use timeline::{Fork, History, MalformedHistory, Timeline};
+pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};

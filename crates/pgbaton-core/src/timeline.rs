@@ -47,40 +47,78 @@ impl History {
     /// The timeline that owns `lsn`: the first one whose switch point lies beyond it. A record that *starts* below the
     /// switch point belongs to the older timeline.
     pub fn owner_of(&self, lsn: Lsn) -> Timeline {
-        self.left.iter().find(|(_, switch)| lsn < *switch).map_or(self.current, |(timeline, _)| *timeline)
+        self.left
+            .iter()
+            .find(|(_, switch)| lsn < *switch)
+            .map_or(self.current, |(timeline, _)| *timeline)
     }
 
     /// The timeline a *position* (an end) lies on: ending exactly at the switch point still belongs to the older one.
     pub fn owner_of_end(&self, end: Lsn) -> Timeline {
-        self.left.iter().find(|(_, switch)| end <= *switch).map_or(self.current, |(timeline, _)| *timeline)
+        self.left
+            .iter()
+            .find(|(_, switch)| end <= *switch)
+            .map_or(self.current, |(timeline, _)| *timeline)
     }
 
-    /// The LSN up to which two histories are one: the least switch point, of either list, from the first difference on.
-    /// `None` when the lists are equal: same timeline, nothing to cut.
-    pub fn fork_with(&self, other: &History) -> Option<Lsn> {
+    /// Where two histories part.
+    ///
+    /// The first difference decides. The same timeline left at two places: the earlier one. Two different timelines: the
+    /// switch point that led to both, whatever their numbers say (two standbys that promote from the same LSN, the second
+    /// of them knowing that the first number is taken, differ in nothing but the number of their timeline).
+    pub fn fork_with(&self, other: &History) -> Fork {
         let steps = |history: &History| -> Vec<(Timeline, Lsn)> {
-            history.left.iter().copied().chain([(history.current, Lsn::MAX)]).collect()
+            history
+                .left
+                .iter()
+                .copied()
+                .chain([(history.current, Lsn::MAX)])
+                .collect()
         };
         let (ours, theirs) = (steps(self), steps(other));
         let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
-        ours[same..].iter().chain(&theirs[same..]).map(|(_, switch)| *switch).min()
+        match (ours.get(same), theirs.get(same)) {
+            (Some(a), Some(b)) if a.0 == b.0 => Fork::At(a.1.min(b.1)),
+            (Some(_), Some(_)) if same > 0 => Fork::At(ours[same - 1].1),
+            (Some(_), Some(_)) => Fork::Unrelated,
+            // A last step ends at infinity, so one list cannot be the beginning of the other.
+            _ => Fork::None,
+        }
     }
 
     /// Reads a `TIMELINE_HISTORY` file: lines of `timeline TAB lsn TAB reason`; comments and empty lines are skipped.
     pub fn parse(file: &str, current: Timeline) -> Result<Self, MalformedHistory> {
         let mut left = Vec::new();
-        for line in file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in file
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             let mut fields = line.split_whitespace();
             let step = fields
                 .next()
                 .and_then(|field| field.parse().ok())
                 .zip(fields.next().and_then(|field| field.parse().ok()))
                 .filter(|(timeline, _)| left.last().is_none_or(|(last, _): &(Timeline, Lsn)| last.0 < *timeline))
-                .ok_or_else(|| MalformedHistory { line: line.to_owned(), timeline: current })?;
+                .ok_or_else(|| MalformedHistory {
+                    line: line.to_owned(),
+                    timeline: current,
+                })?;
             left.push((Timeline(step.0), step.1));
         }
         Ok(History { left, current })
     }
+}
+
+/// How two histories relate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// They are equal: the same timeline, nothing to cut.
+    None,
+    /// They are one up to this LSN and part there.
+    At(Lsn),
+    /// They have no timeline in common.
+    Unrelated,
 }
 
 /// A line of a timeline history file that does not read as `timeline lsn reason`, with rising timelines.
@@ -98,31 +136,43 @@ mod tests {
     use super::*;
 
     fn history(left: &[(u32, u64)], current: u32) -> History {
-        History::new(left.iter().map(|(t, l)| (Timeline(*t), Lsn(*l))).collect(), Timeline(current))
+        History::new(
+            left.iter().map(|(t, l)| (Timeline(*t), Lsn(*l))).collect(),
+            Timeline(current),
+        )
     }
 
     #[test]
     fn equal_histories_have_no_fork() {
-        assert_eq!(history(&[(1, 100)], 2).fork_with(&history(&[(1, 100)], 2)), None);
+        assert_eq!(history(&[(1, 100)], 2).fork_with(&history(&[(1, 100)], 2)), Fork::None);
     }
 
     #[test]
     fn a_promotion_forks_at_its_switch_point_seen_from_both_sides() {
         let (old, new) = (history(&[], 1), history(&[(1, 100)], 2));
-        assert_eq!(old.fork_with(&new), Some(Lsn(100)));
-        assert_eq!(new.fork_with(&old), Some(Lsn(100)));
+        assert_eq!(old.fork_with(&new), Fork::At(Lsn(100)));
+        assert_eq!(new.fork_with(&old), Fork::At(Lsn(100)));
     }
 
     #[test]
     fn two_promotions_to_the_same_number_fork_at_the_earlier_switch_point() {
-        assert_eq!(history(&[(1, 100)], 2).fork_with(&history(&[(1, 80)], 2)), Some(Lsn(80)));
+        assert_eq!(
+            history(&[(1, 100)], 2).fork_with(&history(&[(1, 80)], 2)),
+            Fork::At(Lsn(80))
+        );
     }
 
     #[test]
-    fn a_fork_is_the_least_switch_point_from_the_first_difference_on() {
-        let ours = history(&[(1, 100), (2, 300)], 3);
+    fn two_promotions_from_one_lsn_to_different_numbers_fork_where_they_promoted() {
+        let (ours, theirs) = (history(&[(1, 100)], 2), history(&[(1, 100)], 3));
+        assert_eq!(ours.fork_with(&theirs), Fork::At(Lsn(100)));
         let theirs = history(&[(1, 100), (4, 250)], 5);
-        assert_eq!(ours.fork_with(&theirs), Some(Lsn(250)));
+        assert_eq!(history(&[(1, 100), (2, 300)], 3).fork_with(&theirs), Fork::At(Lsn(100)));
+    }
+
+    #[test]
+    fn histories_without_a_common_timeline_are_unrelated() {
+        assert_eq!(history(&[], 1).fork_with(&history(&[], 2)), Fork::Unrelated);
     }
 
     #[test]
@@ -138,7 +188,10 @@ mod tests {
     fn a_history_file_is_read_and_a_broken_one_refused() {
         let file = "1\t0/4062020\tno recovery target specified\n\n2\t0/40B22A8\tno recovery target specified\n";
         let read = History::parse(file, Timeline(3)).unwrap();
-        assert_eq!(read.left(), [(Timeline(1), Lsn(0x4062020)), (Timeline(2), Lsn(0x40B22A8))]);
+        assert_eq!(
+            read.left(),
+            [(Timeline(1), Lsn(0x4062020)), (Timeline(2), Lsn(0x40B22A8))]
+        );
         for broken in ["x", "1", "1\tx", "2\t0/1\n1\t0/2"] {
             assert!(History::parse(broken, Timeline(3)).is_err(), "{broken:?} was accepted");
         }

@@ -1,0 +1,262 @@
+//! Writes the progress records of one session: what stays the same in all of them stands here once, and the chain of
+//! hashes is carried on.
+
+use crate::{
+    DivergenceMark, History, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, Position,
+    ProgressRecord, PublicationMark, RecordType, Resume, Term, Watermark, hash_of,
+};
+
+/// What every position-carrying record of a session repeats.
+#[derive(Debug, Clone)]
+pub struct SessionFacts {
+    /// Random id of the session.
+    pub session: String,
+    /// The worker.
+    pub worker: String,
+    /// The server's history.
+    pub history: History,
+    /// The publication in force.
+    pub publication: PublicationMark,
+    /// Hash of what in the configuration changes routing or the set of rows.
+    pub config_hash: String,
+    /// Kafka's cluster id.
+    pub kafka_cluster: Option<String>,
+    /// The lease.
+    pub lease: LeaseMark,
+}
+
+/// How far the stream has come, as a `close` records it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// What is published.
+    pub position: Position,
+    /// What may be acknowledged.
+    pub watermark: Watermark,
+    /// The last transaction published whole.
+    pub last: Option<LastTransaction>,
+    /// The transaction published in part.
+    pub partial: Option<PartialTransaction>,
+}
+
+impl From<&Resume> for Reached {
+    fn from(resume: &Resume) -> Self {
+        Reached {
+            position: resume.position,
+            watermark: resume.watermark,
+            last: resume.last.clone(),
+            partial: resume.partial.clone(),
+        }
+    }
+}
+
+/// The `open` that begins a session: written before anything is read, so it knows neither term nor position.
+pub fn first_open(session: &str, worker: &str) -> ProgressRecord {
+    blank(RecordType::Open, session, worker, 0)
+}
+
+fn blank(record_type: RecordType, session: &str, worker: &str, number: u64) -> ProgressRecord {
+    ProgressRecord {
+        v: PROGRESS_VERSION,
+        record_type,
+        term: None,
+        session: session.to_owned(),
+        number,
+        worker: worker.to_owned(),
+        position: None,
+        watermark: None,
+        history: None,
+        server_timeline: None,
+        last: None,
+        partial: None,
+        torn: None,
+        divergence: None,
+        publication: None,
+        config_hash: None,
+        kafka_cluster: None,
+        lease: None,
+        topics: Vec::new(),
+        previous_hash: None,
+    }
+}
+
+/// The records of one session, in order.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    facts: SessionFacts,
+    term: Term,
+    number: u64,
+    previous_hash: Option<String>,
+}
+
+/// What the claim transaction writes behind its `open`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRecords {
+    /// To the progress topic, in order; the last one is the claim.
+    pub progress: Vec<ProgressRecord>,
+    /// To the markers topic, for consumers.
+    pub markers: Vec<ProgressRecord>,
+}
+
+impl Journal {
+    /// The journal of a session that takes `term`, after a record with this hash (none: there was no record).
+    pub fn new(facts: SessionFacts, term: Term, previous_hash: Option<String>) -> Self {
+        Journal {
+            facts,
+            term,
+            number: 0,
+            previous_hash,
+        }
+    }
+
+    /// The term of the session.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// What ends the session's first transaction: a genesis where there was no progress, the marker of a divergence, and
+    /// the claim with the new position.
+    pub fn claim(
+        &mut self,
+        resume: &Resume,
+        first_start: bool,
+        divergence: Option<DivergenceMark>,
+        topics: Vec<String>,
+    ) -> ClaimRecords {
+        let reached = Reached::from(resume);
+        let mut progress = Vec::new();
+        if first_start {
+            progress.push(self.positioned(RecordType::Genesis, &reached, Vec::new()));
+        }
+        let mut markers = Vec::new();
+        if let Some(divergence) = divergence {
+            let marker = ProgressRecord {
+                divergence: Some(divergence),
+                ..self.unchained(RecordType::Divergence, &reached, Vec::new())
+            };
+            let marker = self.chained(marker);
+            markers.push(marker.clone());
+            progress.push(marker);
+        }
+        progress.push(self.positioned(RecordType::Claim, &reached, topics));
+        ClaimRecords { progress, markers }
+    }
+
+    /// Begins the next transaction; `topics` are those that the claim did not name.
+    pub fn open(&mut self, topics: Vec<String>) -> ProgressRecord {
+        self.number += 1;
+        ProgressRecord {
+            term: Some(self.term),
+            topics,
+            previous_hash: self.previous_hash.clone(),
+            ..blank(RecordType::Open, &self.facts.session, &self.facts.worker, self.number)
+        }
+    }
+
+    /// Ends the transaction that [`Journal::open`] began.
+    pub fn close(&mut self, reached: &Reached) -> ProgressRecord {
+        self.positioned(RecordType::Close, reached, Vec::new())
+    }
+
+    fn positioned(&mut self, record_type: RecordType, reached: &Reached, topics: Vec<String>) -> ProgressRecord {
+        let record = self.unchained(record_type, reached, topics);
+        self.chained(record)
+    }
+
+    fn unchained(&self, record_type: RecordType, reached: &Reached, topics: Vec<String>) -> ProgressRecord {
+        let facts = &self.facts;
+        ProgressRecord {
+            term: Some(self.term),
+            position: Some(reached.position),
+            watermark: Some(reached.watermark),
+            history: Some(facts.history.left().to_vec()),
+            server_timeline: Some(facts.history.current()),
+            last: reached.last.clone(),
+            partial: reached.partial.clone(),
+            publication: Some(facts.publication.clone()),
+            config_hash: Some(facts.config_hash.clone()),
+            kafka_cluster: facts.kafka_cluster.clone(),
+            lease: Some(facts.lease.clone()),
+            topics,
+            ..blank(record_type, &facts.session, &facts.worker, self.number)
+        }
+    }
+
+    /// The chain goes over the bytes that are written, so a record is complete before it comes here.
+    fn chained(&mut self, mut record: ProgressRecord) -> ProgressRecord {
+        record.previous_hash = self.previous_hash.take();
+        self.previous_hash = Some(hash_of(&record.to_bytes()));
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Lsn, SystemIdentifier, Timeline};
+
+    fn resume() -> Resume {
+        Resume {
+            position: Position {
+                system_identifier: SystemIdentifier(7),
+                timeline: Timeline(1),
+                lsn: Lsn(100),
+            },
+            watermark: Watermark {
+                timeline: Timeline(1),
+                lsn: Lsn(100),
+            },
+            start_at: Lsn(100),
+            continuity: None,
+            last: None,
+            partial: None,
+        }
+    }
+
+    fn journal(previous_hash: Option<String>) -> Journal {
+        let facts = SessionFacts {
+            session: "s".into(),
+            worker: "w".into(),
+            history: History::new(vec![], Timeline(1)),
+            publication: PublicationMark {
+                oid: 1,
+                tables_hash: "t".into(),
+            },
+            config_hash: "c".into(),
+            kafka_cluster: None,
+            lease: LeaseMark {
+                cluster_id: "e".into(),
+                revision: 3,
+                left: vec![],
+            },
+        };
+        Journal::new(facts, Term(5), previous_hash)
+    }
+
+    #[test]
+    fn every_position_record_names_the_hash_of_the_one_before_it() {
+        let mut journal = journal(Some("before".into()));
+        let divergence = DivergenceMark {
+            old_timeline: Timeline(1),
+            new_timeline: Timeline(2),
+            from_lsn: Lsn(90),
+            to_lsn: Lsn(100),
+        };
+        let mut records = journal.claim(&resume(), true, Some(divergence), vec![]).progress;
+        let types: Vec<_> = records.iter().map(|record| record.record_type).collect();
+        assert_eq!(types, [RecordType::Genesis, RecordType::Divergence, RecordType::Claim]);
+        assert_eq!(records[0].previous_hash.as_deref(), Some("before"));
+        let open = journal.open(vec![]);
+        records.push(journal.close(&Reached::from(&resume())));
+        for pair in records.windows(2) {
+            assert_eq!(pair[1].previous_hash, Some(hash_of(&pair[0].to_bytes())));
+        }
+        assert_eq!((open.number, records[3].number), (1, 1));
+        assert_eq!((records[2].number, records[2].term), (0, Some(Term(5))));
+    }
+
+    #[test]
+    fn the_first_open_of_a_session_knows_neither_term_nor_position() {
+        let open = first_open("s", "w");
+        assert_eq!((open.term, open.position, open.number), (None, None, 0));
+    }
+}
