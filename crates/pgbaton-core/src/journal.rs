@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// What every position-carrying record of a session repeats.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionFacts {
     /// Random id of the session.
     pub session: String,
@@ -80,7 +80,7 @@ fn blank(record_type: RecordType, session: &str, worker: &str, number: u64) -> P
 }
 
 /// The records of one session, in order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journal {
     facts: SessionFacts,
     term: Term,
@@ -100,12 +100,7 @@ pub struct ClaimRecords {
 impl Journal {
     /// The journal of a session that takes `term`, after a record with this hash (none: there was no record).
     pub fn new(facts: SessionFacts, term: Term, previous_hash: Option<String>) -> Self {
-        Journal {
-            facts,
-            term,
-            number: 0,
-            previous_hash,
-        }
+        Journal { facts, term, number: 0, previous_hash }
     }
 
     /// The term of the session.
@@ -196,15 +191,8 @@ mod tests {
 
     fn resume() -> Resume {
         Resume {
-            position: Position {
-                system_identifier: SystemIdentifier(7),
-                timeline: Timeline(1),
-                lsn: Lsn(100),
-            },
-            watermark: Watermark {
-                timeline: Timeline(1),
-                lsn: Lsn(100),
-            },
+            position: Position { system_identifier: SystemIdentifier(7), timeline: Timeline(1), lsn: Lsn(100) },
+            watermark: Watermark { timeline: Timeline(1), lsn: Lsn(100) },
             start_at: Lsn(100),
             continuity: None,
             last: None,
@@ -217,17 +205,10 @@ mod tests {
             session: "s".into(),
             worker: "w".into(),
             history: History::new(vec![], Timeline(1)),
-            publication: PublicationMark {
-                oid: 1,
-                tables_hash: "t".into(),
-            },
+            publication: PublicationMark { oid: 1, tables_hash: "t".into() },
             config_hash: "c".into(),
             kafka_cluster: None,
-            lease: LeaseMark {
-                cluster_id: "e".into(),
-                revision: 3,
-                left: vec![],
-            },
+            lease: LeaseMark { cluster_id: "e".into(), revision: 3, left: vec![] },
         };
         Journal::new(facts, Term(5), previous_hash)
     }

@@ -55,12 +55,7 @@ pub struct Tenure {
 impl Tenure {
     /// A tenure whose lease was granted on a request sent at `asked_at`.
     pub fn new(lease_id: i64, revision: i64, ttl: Duration, asked_at: Moment) -> Self {
-        Tenure {
-            lease_id,
-            revision,
-            ttl,
-            asked_at,
-        }
+        Tenure { lease_id, revision, ttl, asked_at }
     }
 
     /// A good keepalive: the lease lives, and the same round read the holder key at our revision. A late answer to an

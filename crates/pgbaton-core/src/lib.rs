@@ -12,6 +12,7 @@ mod slot;
 mod stream;
 mod timeline;
 mod verdict;
+mod worker;
 
 pub use code::Code;
 pub use journal::{ClaimRecords, Journal, Reached, SessionFacts, first_open};
@@ -28,3 +29,7 @@ pub use slot::{Reader, ReaderName, SlotFacts, SlotState};
 pub use stream::{Cutting, Publish, Status, Stream, StreamBreak};
 pub use timeline::{Fork, History, MalformedHistory, Timeline};
 pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};
+pub use worker::{
+    Cause, ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Identity, Input, Inspection,
+    Observation, SessionEnd, State, Successor, Switch, Worker,
+};

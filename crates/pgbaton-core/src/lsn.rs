@@ -81,19 +81,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_no_lsn_is_refused() {
-        for text in [
-            "",
-            "/",
-            "0",
-            "0/",
-            "/0",
-            "0/G",
-            "0/123456789",
-            "-1/0",
-            "+1/0",
-            " 0/0",
-            "0/0/0",
-        ] {
+        for text in ["", "/", "0", "0/", "/0", "0/G", "0/123456789", "-1/0", "+1/0", " 0/0", "0/0/0"] {
             assert!(text.parse::<Lsn>().is_err(), "{text:?} was accepted");
         }
     }

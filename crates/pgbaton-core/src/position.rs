@@ -70,13 +70,7 @@ pub struct EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EventId {
-            system_identifier,
-            timeline,
-            commit_lsn,
-            change,
-            part,
-        } = self;
+        let EventId { system_identifier, timeline, commit_lsn, change, part } = self;
         write!(f, "{system_identifier}/{timeline}/{commit_lsn}/{change}")?;
         if *part > 0 { write!(f, ".{part}") } else { Ok(()) }
     }
@@ -131,10 +125,7 @@ mod tests {
 
     #[test]
     fn an_event_id_survives_its_text() {
-        for text in [
-            "7300000000000000000/3/0/16B3700/0",
-            "7300000000000000000/3/0/16B3700/12.2",
-        ] {
+        for text in ["7300000000000000000/3/0/16B3700/0", "7300000000000000000/3/0/16B3700/12.2"] {
             assert_eq!(text.parse::<EventId>().unwrap().to_string(), text);
         }
         for text in ["", "1/2/0/3", "1/2/0/3/4/5", "1/2/0/3/x", "x/2/0/3/4"] {

@@ -231,13 +231,7 @@ mod tests {
 
     #[test]
     fn a_record_of_a_newer_version_is_refused_by_its_version_whatever_else_it_holds() {
-        assert_eq!(
-            ProgressRecord::from_bytes(br#"{"v":2,"new":true}"#),
-            Err(InvalidRecord::Version(2))
-        );
-        assert!(matches!(
-            ProgressRecord::from_bytes(b"{}"),
-            Err(InvalidRecord::Malformed(_))
-        ));
+        assert_eq!(ProgressRecord::from_bytes(br#"{"v":2,"new":true}"#), Err(InvalidRecord::Version(2)));
+        assert!(matches!(ProgressRecord::from_bytes(b"{}"), Err(InvalidRecord::Malformed(_))));
     }
 }

@@ -42,11 +42,7 @@ pub struct Replay {
 impl Replay {
     /// The replay that a verdict asks for.
     pub fn new(resume: &Resume) -> Self {
-        Replay {
-            published_to: resume.position.lsn,
-            proof: resume.continuity.clone(),
-            partial: resume.partial.clone(),
-        }
+        Replay { published_to: resume.position.lsn, proof: resume.continuity.clone(), partial: resume.partial.clone() }
     }
 
     /// True once the stream has shown that it goes on where we left it.
@@ -76,10 +72,9 @@ impl Replay {
         }
         match &self.partial {
             None => Ok(Treatment::Publish { skip: 0, chunks: 0 }),
-            Some(partial) if (partial.xid, partial.final_lsn) == (xid, final_lsn) => Ok(Treatment::Publish {
-                skip: partial.changes_done,
-                chunks: partial.chunks,
-            }),
+            Some(partial) if (partial.xid, partial.final_lsn) == (xid, final_lsn) => {
+                Ok(Treatment::Publish { skip: partial.changes_done, chunks: partial.chunks })
+            }
             Some(partial) => Err(mismatch(
                 final_lsn,
                 format!(
@@ -146,11 +141,7 @@ impl Replay {
 }
 
 fn mismatch(at: Lsn, text: String) -> Discontinuity {
-    Discontinuity {
-        code: Code::ReplayMismatch,
-        at,
-        text,
-    }
+    Discontinuity { code: Code::ReplayMismatch, at, text }
 }
 
 /// Rolling hash over the raw messages of a transaction's changes, before any filter or routing. (Encoded events carry

@@ -77,15 +77,8 @@ impl SlotState {
         }
         if slot.wal_status.as_deref() == Some("lost") {
             let reason = slot.invalidation_reason.as_deref().unwrap_or("wal_removed");
-            let code = if reason == "wal_removed" {
-                Code::SlotLost
-            } else {
-                Code::SlotInvalidated
-            };
-            return SlotState::Unreadable {
-                code,
-                detail: format!("wal_status is lost, reason {reason}"),
-            };
+            let code = if reason == "wal_removed" { Code::SlotLost } else { Code::SlotInvalidated };
+            return SlotState::Unreadable { code, detail: format!("wal_status is lost, reason {reason}") };
         }
         if let Some(reason) = &slot.invalidation_reason {
             return SlotState::Unreadable {
@@ -126,25 +119,13 @@ impl ReaderName {
         let (pipeline, worker, nonce) = (field()?.to_owned(), field()?.to_owned(), field()?.to_owned());
         let term = field()?.strip_prefix("t=")?.parse().ok()?;
         let revision = field()?.strip_prefix("r=")?.parse().ok()?;
-        Some(ReaderName {
-            pipeline,
-            worker,
-            nonce,
-            term,
-            revision,
-        })
+        Some(ReaderName { pipeline, worker, nonce, term, revision })
     }
 }
 
 impl std::fmt::Display for ReaderName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ReaderName {
-            pipeline,
-            worker,
-            nonce,
-            term,
-            revision,
-        } = self;
+        let ReaderName { pipeline, worker, nonce, term, revision } = self;
         write!(f, "pgbaton/{pipeline}/{worker}/{nonce}/t={term}/r={revision}")
     }
 }
@@ -213,47 +194,22 @@ mod tests {
 
     #[test]
     fn a_lost_slot_and_an_invalidated_slot_are_told_apart() {
-        let lost = SlotFacts {
-            wal_status: Some("lost".into()),
-            ..usable()
-        };
-        assert!(matches!(
-            SlotState::of(Some(&lost), "appdb"),
-            SlotState::Unreadable {
-                code: Code::SlotLost,
-                ..
-            }
-        ));
-        let idle = SlotFacts {
-            invalidation_reason: Some("idle_timeout".into()),
-            ..usable()
-        };
+        let lost = SlotFacts { wal_status: Some("lost".into()), ..usable() };
+        assert!(matches!(SlotState::of(Some(&lost), "appdb"), SlotState::Unreadable { code: Code::SlotLost, .. }));
+        let idle = SlotFacts { invalidation_reason: Some("idle_timeout".into()), ..usable() };
         assert!(matches!(
             SlotState::of(Some(&idle), "appdb"),
-            SlotState::Unreadable {
-                code: Code::SlotInvalidated,
-                ..
-            }
+            SlotState::Unreadable { code: Code::SlotInvalidated, .. }
         ));
         assert_eq!(SlotState::of(None, "appdb"), SlotState::Missing);
-        assert_eq!(
-            SlotState::of(Some(&usable()), "appdb"),
-            SlotState::Usable {
-                confirmed_flush_lsn: Lsn(16)
-            }
-        );
+        assert_eq!(SlotState::of(Some(&usable()), "appdb"), SlotState::Usable { confirmed_flush_lsn: Lsn(16) });
     }
 
     #[test]
     fn only_an_older_session_of_this_pipeline_is_stale() {
         let name = |pipeline: &str, revision| {
-            let name = ReaderName {
-                pipeline: pipeline.into(),
-                worker: "b".into(),
-                nonce: "c".into(),
-                term: 3,
-                revision,
-            };
+            let name =
+                ReaderName { pipeline: pipeline.into(), worker: "b".into(), nonce: "c".into(), term: 3, revision };
             name.to_string()
         };
         assert_eq!(Reader::of(false, None, "a", 9), Reader::Nobody);

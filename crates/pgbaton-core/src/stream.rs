@@ -152,10 +152,7 @@ impl Stream {
     /// A transaction begins.
     pub fn begin(&mut self, xid: u32, final_lsn: Lsn, committed_at: String) -> Result<(), StreamBreak> {
         if self.transaction.is_some() {
-            return Err(StreamBreak::OutOfOrder {
-                found: "Begin",
-                expected: "a change or Commit",
-            });
+            return Err(StreamBreak::OutOfOrder { found: "Begin", expected: "a change or Commit" });
         }
         let treatment = self.replay.begin(xid, final_lsn, &committed_at)?;
         self.hash.reset();
@@ -163,25 +160,15 @@ impl Stream {
             Treatment::Publish { skip, chunks } if skip > 0 => Some(chunks),
             _ => self.in_chunks.then_some(0),
         };
-        self.transaction = Some(Transaction {
-            xid,
-            final_lsn,
-            committed_at,
-            treatment,
-            changes: 0,
-            chunk,
-            rows_open: 0,
-        });
+        self.transaction =
+            Some(Transaction { xid, final_lsn, committed_at, treatment, changes: 0, chunk, rows_open: 0 });
         Ok(())
     }
 
     /// One change (a row or a truncate) as its raw message. Answers with its id if it is to be published.
     pub fn change(&mut self, message: &[u8]) -> Result<Option<Publish>, StreamBreak> {
         let Some(transaction) = &mut self.transaction else {
-            return Err(StreamBreak::OutOfOrder {
-                found: "a change",
-                expected: "Begin",
-            });
+            return Err(StreamBreak::OutOfOrder { found: "a change", expected: "Begin" });
         };
         let Treatment::Publish { skip, .. } = transaction.treatment else {
             return Ok(None);
@@ -202,10 +189,7 @@ impl Stream {
             change,
             part: 0,
         };
-        Ok(Some(Publish {
-            id,
-            chunk: transaction.chunk,
-        }))
+        Ok(Some(Publish { id, chunk: transaction.chunk }))
     }
 
     /// The records of a change were handed to the sink.
@@ -219,10 +203,7 @@ impl Stream {
     /// The transaction ends; `end_lsn` is the end of its commit record.
     pub fn commit(&mut self, end_lsn: Lsn) -> Result<(), StreamBreak> {
         let Some(transaction) = self.transaction.take() else {
-            return Err(StreamBreak::OutOfOrder {
-                found: "Commit",
-                expected: "Begin",
-            });
+            return Err(StreamBreak::OutOfOrder { found: "Commit", expected: "Begin" });
         };
         self.replay.commit(transaction.treatment)?;
         self.clean_to = self.clean_to.max(end_lsn);
@@ -264,14 +245,7 @@ impl Stream {
             return Ok(None);
         }
         let confirmed = self.checked && self.durable.watermark.lsn >= wal_end;
-        Ok(Some(if confirmed {
-            self.status()
-        } else {
-            Status {
-                write: self.received,
-                flush: Lsn::INVALID,
-            }
-        }))
+        Ok(Some(if confirmed { self.status() } else { Status { write: self.received, flush: Lsn::INVALID } }))
     }
 
     /// WAL up to here has come in.
@@ -281,15 +255,8 @@ impl Stream {
 
     /// The status to send on the timer.
     pub fn status(&self) -> Status {
-        let flush = if self.checked {
-            self.durable.watermark.lsn.min(self.received)
-        } else {
-            Lsn::INVALID
-        };
-        Status {
-            write: self.received,
-            flush,
-        }
+        let flush = if self.checked { self.durable.watermark.lsn.min(self.received) } else { Lsn::INVALID };
+        Status { write: self.received, flush }
     }
 
     /// Must the open Kafka transaction be closed now? `more`: more changes are already here.
@@ -310,17 +277,13 @@ impl Stream {
     /// True where the next row must be known to be the last one of its transaction before it is written, because its
     /// chunk mark says so.
     pub fn marks_last(&self) -> bool {
-        self.transaction
-            .as_ref()
-            .is_some_and(|transaction| transaction.chunk.is_some())
+        self.transaction.as_ref().is_some_and(|transaction| transaction.chunk.is_some())
     }
 
     /// An atomic transaction has been open for too long: this session has to abort it, and the next one publishes it in
     /// chunks.
     pub fn open_too_long(&self, now: Moment) -> bool {
-        self.filling
-            .as_ref()
-            .is_some_and(|filling| now.since(filling.since) >= self.cutting.longest)
+        self.filling.as_ref().is_some_and(|filling| now.since(filling.since) >= self.cutting.longest)
     }
 
     /// Is it time for an idle pipeline to make its watermark durable?
@@ -361,10 +324,7 @@ impl Stream {
             transaction.rows_open = 0;
         }
         let lsn = self.clean_to.max(self.reached.position.lsn);
-        self.reached.watermark = Watermark {
-            timeline: self.history.owner_of_end(lsn),
-            lsn,
-        };
+        self.reached.watermark = Watermark { timeline: self.history.owner_of_end(lsn), lsn };
         self.committing = Some(self.reached.clone());
         self.reached.clone()
     }
@@ -415,15 +375,8 @@ mod tests {
     /// Published up to 100 on a server whose timeline 1 ended at 50.
     fn resume() -> Resume {
         Resume {
-            position: Position {
-                system_identifier: SystemIdentifier(7),
-                timeline: Timeline(2),
-                lsn: Lsn(100),
-            },
-            watermark: Watermark {
-                timeline: Timeline(2),
-                lsn: Lsn(100),
-            },
+            position: Position { system_identifier: SystemIdentifier(7), timeline: Timeline(2), lsn: Lsn(100) },
+            watermark: Watermark { timeline: Timeline(2), lsn: Lsn(100) },
             start_at: Lsn(100),
             continuity: None,
             last: None,
@@ -433,11 +386,7 @@ mod tests {
 
     fn stream(resume: &Resume) -> Stream {
         let history = History::new(vec![(Timeline(1), Lsn(50))], Timeline(2));
-        let cutting = Cutting {
-            atomic_up_to: 3,
-            rows: 2,
-            ..Cutting::default()
-        };
+        let cutting = Cutting { atomic_up_to: 3, rows: 2, ..Cutting::default() };
         let mut stream = Stream::new(resume, history, cutting, false, at(0));
         stream.slot_checked();
         stream
@@ -467,17 +416,8 @@ mod tests {
     #[test]
     fn nothing_is_confirmed_before_kafka_has_committed_it() {
         let mut stream = stream(&resume());
-        assert_eq!(
-            transaction(&mut stream, 1, 200, &["a", "b"]),
-            ["7/2/0/C8/0", "7/2/0/C8/1"]
-        );
-        assert_eq!(
-            stream.status(),
-            Status {
-                write: Lsn(210),
-                flush: Lsn(100)
-            }
-        );
+        assert_eq!(transaction(&mut stream, 1, 200, &["a", "b"]), ["7/2/0/C8/0", "7/2/0/C8/1"]);
+        assert_eq!(stream.status(), Status { write: Lsn(210), flush: Lsn(100) });
         let reached = stream.close();
         assert_eq!((reached.position.lsn, reached.watermark.lsn), (Lsn(210), Lsn(210)));
         assert_eq!(stream.status().flush, Lsn(100), "closed is not committed");
@@ -489,23 +429,14 @@ mod tests {
     fn nothing_is_confirmed_before_the_slot_was_checked_after_the_start() {
         let history = History::new(vec![], Timeline(1));
         let mut stream = Stream::new(&resume(), history, Cutting::default(), false, at(0));
-        assert_eq!(
-            stream.keepalive(Lsn(100), true, true).unwrap().unwrap().flush,
-            Lsn::INVALID
-        );
+        assert_eq!(stream.keepalive(Lsn(100), true, true).unwrap().unwrap().flush, Lsn::INVALID);
         assert_eq!(stream.status().flush, Lsn::INVALID);
     }
 
     #[test]
     fn a_flush_is_never_above_what_this_connection_received() {
         let stream = stream(&resume());
-        assert_eq!(
-            stream.status(),
-            Status {
-                write: Lsn(0),
-                flush: Lsn(0)
-            }
-        );
+        assert_eq!(stream.status(), Status { write: Lsn(0), flush: Lsn(0) });
     }
 
     #[test]
@@ -513,42 +444,20 @@ mod tests {
         let mut stream = stream(&resume());
         transaction(&mut stream, 1, 200, &["a"]);
         let answer = stream.keepalive(Lsn(900), true, true).unwrap();
-        assert_eq!(
-            answer,
-            Some(Status {
-                write: Lsn(900),
-                flush: Lsn::INVALID
-            })
-        );
+        assert_eq!(answer, Some(Status { write: Lsn(900), flush: Lsn::INVALID }));
         commit_to_kafka(&mut stream);
-        assert_eq!(
-            stream.status().flush,
-            Lsn(900),
-            "the close that made the row durable says it too"
-        );
+        assert_eq!(stream.status().flush, Lsn(900), "the close that made the row durable says it too");
     }
 
     #[test]
     fn an_idle_position_is_confirmed_only_after_a_transaction_of_its_own_has_recorded_it() {
         let mut stream = stream(&resume());
         let answer = stream.keepalive(Lsn(900), true, true).unwrap();
-        assert_eq!(
-            answer,
-            Some(Status {
-                write: Lsn(900),
-                flush: Lsn::INVALID
-            })
-        );
+        assert_eq!(answer, Some(Status { write: Lsn(900), flush: Lsn::INVALID }));
         assert!(!stream.idle_close_due(at(9_999)) && stream.idle_close_due(at(10_000)));
         let reached = commit_to_kafka(&mut stream);
         assert_eq!((reached.position.lsn, reached.watermark.lsn), (Lsn(100), Lsn(900)));
-        assert_eq!(
-            stream.keepalive(Lsn(900), true, true).unwrap(),
-            Some(Status {
-                write: Lsn(900),
-                flush: Lsn(900)
-            })
-        );
+        assert_eq!(stream.keepalive(Lsn(900), true, true).unwrap(), Some(Status { write: Lsn(900), flush: Lsn(900) }));
     }
 
     #[test]
@@ -560,38 +469,19 @@ mod tests {
 
     #[test]
     fn what_was_published_is_dropped_and_the_proof_of_continuity_is_demanded() {
-        let last = LastTransaction {
-            xid: 9,
-            final_lsn: Lsn(90),
-            lsn: Lsn(100),
-            committed_at: "t".into(),
-        };
-        let resume = Resume {
-            continuity: Some(last.clone()),
-            last: Some(last),
-            start_at: Lsn(90),
-            ..resume()
-        };
+        let last = LastTransaction { xid: 9, final_lsn: Lsn(90), lsn: Lsn(100), committed_at: "t".into() };
+        let resume = Resume { continuity: Some(last.clone()), last: Some(last), start_at: Lsn(90), ..resume() };
         let mut good = stream(&resume);
         assert!(transaction(&mut good, 9, 90, &["a"]).is_empty());
         assert_eq!(transaction(&mut good, 10, 100, &["b"]).len(), 1);
 
         let mut other = stream(&resume);
         let broken = other.begin(10, Lsn(100), "t".into()).unwrap_err();
-        assert!(matches!(
-            broken,
-            StreamBreak::Discontinuity(Discontinuity {
-                code: Code::Diverged,
-                ..
-            })
-        ));
+        assert!(matches!(broken, StreamBreak::Discontinuity(Discontinuity { code: Code::Diverged, .. })));
 
         let mut absent = stream(&resume);
         absent.keepalive(Lsn(90), true, true).unwrap();
-        assert!(
-            absent.keepalive(Lsn(91), true, true).is_err(),
-            "the server went past it without sending it"
-        );
+        assert!(absent.keepalive(Lsn(91), true, true).is_err(), "the server went past it without sending it");
     }
 
     #[test]
@@ -599,10 +489,7 @@ mod tests {
         let mut stream = stream(&resume());
         stream.begin(1, Lsn(200), "t".into()).unwrap();
         row_of(&mut stream, "a");
-        assert!(
-            !stream.must_close(at(1000), false),
-            "not in the middle of a transaction"
-        );
+        assert!(!stream.must_close(at(1000), false), "not in the middle of a transaction");
         stream.commit(Lsn(210)).unwrap();
         assert!(stream.must_close(at(0), false));
         assert!(!stream.must_close(at(49), true) && stream.must_close(at(50), true));
@@ -626,10 +513,7 @@ mod tests {
         let next = first.change(b"d").unwrap().unwrap();
         assert_eq!((next.id.change, next.chunk), (3, Some(1)));
 
-        let resume = Resume {
-            partial: Some(partial),
-            ..resume()
-        };
+        let resume = Resume { partial: Some(partial), ..resume() };
         let mut second = stream(&resume);
         assert_eq!(transaction(&mut second, 5, 200, &["a", "b", "c", "d"]), ["7/2/0/C8/3"]);
         let reached = commit_to_kafka(&mut second);
@@ -643,18 +527,9 @@ mod tests {
         for row in ["a", "b", "c"] {
             row_of(&mut first, row);
         }
-        let resume = Resume {
-            partial: commit_to_kafka(&mut first).partial,
-            ..resume()
-        };
+        let resume = Resume { partial: commit_to_kafka(&mut first).partial, ..resume() };
         let is_mismatch = |broken: StreamBreak| {
-            matches!(
-                broken,
-                StreamBreak::Discontinuity(Discontinuity {
-                    code: Code::ReplayMismatch,
-                    ..
-                })
-            )
+            matches!(broken, StreamBreak::Discontinuity(Discontinuity { code: Code::ReplayMismatch, .. }))
         };
 
         let mut changed = stream(&resume);

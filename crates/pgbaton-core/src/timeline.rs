@@ -47,18 +47,12 @@ impl History {
     /// The timeline that owns `lsn`: the first one whose switch point lies beyond it. A record that *starts* below the
     /// switch point belongs to the older timeline.
     pub fn owner_of(&self, lsn: Lsn) -> Timeline {
-        self.left
-            .iter()
-            .find(|(_, switch)| lsn < *switch)
-            .map_or(self.current, |(timeline, _)| *timeline)
+        self.left.iter().find(|(_, switch)| lsn < *switch).map_or(self.current, |(timeline, _)| *timeline)
     }
 
     /// The timeline a *position* (an end) lies on: ending exactly at the switch point still belongs to the older one.
     pub fn owner_of_end(&self, end: Lsn) -> Timeline {
-        self.left
-            .iter()
-            .find(|(_, switch)| end <= *switch)
-            .map_or(self.current, |(timeline, _)| *timeline)
+        self.left.iter().find(|(_, switch)| end <= *switch).map_or(self.current, |(timeline, _)| *timeline)
     }
 
     /// Where two histories part.
@@ -68,12 +62,7 @@ impl History {
     /// of them knowing that the first number is taken, differ in nothing but the number of their timeline).
     pub fn fork_with(&self, other: &History) -> Fork {
         let steps = |history: &History| -> Vec<(Timeline, Lsn)> {
-            history
-                .left
-                .iter()
-                .copied()
-                .chain([(history.current, Lsn::MAX)])
-                .collect()
+            history.left.iter().copied().chain([(history.current, Lsn::MAX)]).collect()
         };
         let (ours, theirs) = (steps(self), steps(other));
         let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
@@ -89,21 +78,14 @@ impl History {
     /// Reads a `TIMELINE_HISTORY` file: lines of `timeline TAB lsn TAB reason`; comments and empty lines are skipped.
     pub fn parse(file: &str, current: Timeline) -> Result<Self, MalformedHistory> {
         let mut left = Vec::new();
-        for line in file
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        {
+        for line in file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let mut fields = line.split_whitespace();
             let step = fields
                 .next()
                 .and_then(|field| field.parse().ok())
                 .zip(fields.next().and_then(|field| field.parse().ok()))
                 .filter(|(timeline, _)| left.last().is_none_or(|(last, _): &(Timeline, Lsn)| last.0 < *timeline))
-                .ok_or_else(|| MalformedHistory {
-                    line: line.to_owned(),
-                    timeline: current,
-                })?;
+                .ok_or_else(|| MalformedHistory { line: line.to_owned(), timeline: current })?;
             left.push((Timeline(step.0), step.1));
         }
         Ok(History { left, current })
@@ -136,10 +118,7 @@ mod tests {
     use super::*;
 
     fn history(left: &[(u32, u64)], current: u32) -> History {
-        History::new(
-            left.iter().map(|(t, l)| (Timeline(*t), Lsn(*l))).collect(),
-            Timeline(current),
-        )
+        History::new(left.iter().map(|(t, l)| (Timeline(*t), Lsn(*l))).collect(), Timeline(current))
     }
 
     #[test]
@@ -156,10 +135,7 @@ mod tests {
 
     #[test]
     fn two_promotions_to_the_same_number_fork_at_the_earlier_switch_point() {
-        assert_eq!(
-            history(&[(1, 100)], 2).fork_with(&history(&[(1, 80)], 2)),
-            Fork::At(Lsn(80))
-        );
+        assert_eq!(history(&[(1, 100)], 2).fork_with(&history(&[(1, 80)], 2)), Fork::At(Lsn(80)));
     }
 
     #[test]
@@ -188,10 +164,7 @@ mod tests {
     fn a_history_file_is_read_and_a_broken_one_refused() {
         let file = "1\t0/4062020\tno recovery target specified\n\n2\t0/40B22A8\tno recovery target specified\n";
         let read = History::parse(file, Timeline(3)).unwrap();
-        assert_eq!(
-            read.left(),
-            [(Timeline(1), Lsn(0x4062020)), (Timeline(2), Lsn(0x40B22A8))]
-        );
+        assert_eq!(read.left(), [(Timeline(1), Lsn(0x4062020)), (Timeline(2), Lsn(0x40B22A8))]);
         for broken in ["x", "1", "1\tx", "2\t0/1\n1\t0/2"] {
             assert!(History::parse(broken, Timeline(3)).is_err(), "{broken:?} was accepted");
         }

@@ -117,10 +117,7 @@ pub fn judge_first_start(server: &Server, slot: &SlotState) -> Verdict {
             let position = first(confirmed);
             let resume = Resume {
                 position,
-                watermark: Watermark {
-                    timeline: position.timeline,
-                    lsn: confirmed,
-                },
+                watermark: Watermark { timeline: position.timeline, lsn: confirmed },
                 start_at: confirmed,
                 continuity: None,
                 last: None,
@@ -194,13 +191,7 @@ fn resume(recorded: &Recorded, server: &Server, slot: &SlotState) -> Result<(Res
 /// Is this the server whose changes we published? Answers with the LSN up to which its history is ours.
 fn identity(recorded: &Recorded, server: &Server) -> Result<Lsn, Gap> {
     let published = recorded.position;
-    let gap = |code, text| Gap {
-        code,
-        timeline: published.timeline,
-        from_lsn: published.lsn,
-        to_lsn: None,
-        text,
-    };
+    let gap = |code, text| Gap { code, timeline: published.timeline, from_lsn: published.lsn, to_lsn: None, text };
     if published.system_identifier != server.system_identifier {
         return Err(gap(
             Code::WrongCluster,
@@ -236,11 +227,7 @@ fn identity(recorded: &Recorded, server: &Server) -> Result<Lsn, Gap> {
 
 fn cut(position: Position, fork: Lsn, server: &Server) -> Position {
     let lsn = position.lsn.min(fork);
-    Position {
-        lsn,
-        timeline: server.history.owner_of_end(lsn),
-        ..position
-    }
+    Position { lsn, timeline: server.history.owner_of_end(lsn), ..position }
 }
 
 fn usable(slot: &SlotState, timeline: Timeline, watermark: Lsn, server: &Server) -> Result<Lsn, Gap> {
@@ -265,18 +252,9 @@ fn usable(slot: &SlotState, timeline: Timeline, watermark: Lsn, server: &Server)
 }
 
 fn publication(recorded: Option<&PublicationMark>, server: &Server, watermark: Lsn) -> Result<(), Gap> {
-    let gap = |code, text| Gap {
-        code,
-        timeline: server.history.current(),
-        from_lsn: watermark,
-        to_lsn: None,
-        text,
-    };
+    let gap = |code, text| Gap { code, timeline: server.history.current(), from_lsn: watermark, to_lsn: None, text };
     match (recorded, server.publication_oid) {
-        (_, None) => Err(gap(
-            Code::PublicationMissing,
-            "the publication does not exist in this database".to_owned(),
-        )),
+        (_, None) => Err(gap(Code::PublicationMissing, "the publication does not exist in this database".to_owned())),
         (Some(mark), Some(oid)) if mark.oid != oid => Err(gap(
             Code::PublicationChanged,
             format!(
@@ -296,10 +274,7 @@ mod tests {
     const SYSTEM: SystemIdentifier = SystemIdentifier(7);
 
     fn history(left: &[(u32, u64)], current: u32) -> History {
-        History::new(
-            left.iter().map(|(t, l)| (Timeline(*t), Lsn(*l))).collect(),
-            Timeline(current),
-        )
+        History::new(left.iter().map(|(t, l)| (Timeline(*t), Lsn(*l))).collect(), Timeline(current))
     }
 
     /// Published up to 1000 on timeline 2, acknowledged up to 1050, on a slot that has confirmed 900.
@@ -310,28 +285,13 @@ mod tests {
     }
 
     fn case() -> Case {
-        let publication = PublicationMark {
-            oid: 16400,
-            tables_hash: "t".into(),
-        };
+        let publication = PublicationMark { oid: 16400, tables_hash: "t".into() };
         Case {
             recorded: Recorded {
-                position: Position {
-                    system_identifier: SYSTEM,
-                    timeline: Timeline(2),
-                    lsn: Lsn(1000),
-                },
-                watermark: Watermark {
-                    timeline: Timeline(2),
-                    lsn: Lsn(1050),
-                },
+                position: Position { system_identifier: SYSTEM, timeline: Timeline(2), lsn: Lsn(1000) },
+                watermark: Watermark { timeline: Timeline(2), lsn: Lsn(1050) },
                 history: history(&[(1, 500)], 2),
-                last: Some(LastTransaction {
-                    xid: 76,
-                    final_lsn: Lsn(980),
-                    lsn: Lsn(1000),
-                    committed_at: "c".into(),
-                }),
+                last: Some(LastTransaction { xid: 76, final_lsn: Lsn(980), lsn: Lsn(1000), committed_at: "c".into() }),
                 partial: None,
                 torn: None,
                 publication: Some(publication),
@@ -342,20 +302,12 @@ mod tests {
                 write_position: Lsn(2000),
                 publication_oid: Some(16400),
             },
-            slot: SlotState::Usable {
-                confirmed_flush_lsn: Lsn(900),
-            },
+            slot: SlotState::Usable { confirmed_flush_lsn: Lsn(900) },
         }
     }
 
     fn partial(final_lsn: u64) -> Option<PartialTransaction> {
-        Some(PartialTransaction {
-            xid: 77,
-            final_lsn: Lsn(final_lsn),
-            changes_done: 5000,
-            hash: "h".into(),
-            chunks: 1,
-        })
+        Some(PartialTransaction { xid: 77, final_lsn: Lsn(final_lsn), changes_done: 5000, hash: "h".into(), chunks: 1 })
     }
 
     fn go_on(case: &Case) -> (Resume, Option<DivergenceMark>) {
@@ -375,10 +327,7 @@ mod tests {
     #[test]
     fn on_the_same_timeline_the_stream_goes_on_behind_the_last_transaction_and_proves_it() {
         let (resume, divergence) = go_on(&case());
-        assert_eq!(
-            (resume.position.lsn, resume.watermark.lsn, divergence),
-            (Lsn(1000), Lsn(1050), None)
-        );
+        assert_eq!((resume.position.lsn, resume.watermark.lsn, divergence), (Lsn(1000), Lsn(1050), None));
         assert_eq!(resume.start_at, Lsn(980), "the last transaction is asked for again");
         assert_eq!(resume.continuity.map(|last| last.xid), Some(76));
     }
@@ -386,9 +335,7 @@ mod tests {
     #[test]
     fn a_slot_that_confirmed_the_last_transaction_is_started_at_the_position() {
         let mut case = case();
-        case.slot = SlotState::Usable {
-            confirmed_flush_lsn: Lsn(1050),
-        };
+        case.slot = SlotState::Usable { confirmed_flush_lsn: Lsn(1050) };
         let (resume, _) = go_on(&case);
         assert_eq!((resume.start_at, resume.continuity), (Lsn(1000), None));
     }
@@ -398,14 +345,8 @@ mod tests {
         let mut case = case();
         case.server.history = history(&[(1, 500), (2, 1020)], 3);
         let (resume, divergence) = go_on(&case);
-        assert_eq!(
-            (resume.position.lsn, resume.position.timeline),
-            (Lsn(1000), Timeline(2))
-        );
-        assert_eq!(
-            (resume.watermark.lsn, resume.watermark.timeline),
-            (Lsn(1020), Timeline(2))
-        );
+        assert_eq!((resume.position.lsn, resume.position.timeline), (Lsn(1000), Timeline(2)));
+        assert_eq!((resume.watermark.lsn, resume.watermark.timeline), (Lsn(1020), Timeline(2)));
         assert_eq!(divergence, None);
     }
 
@@ -415,10 +356,7 @@ mod tests {
         case.server.history = history(&[(1, 500), (2, 970)], 3);
         let (resume, divergence) = go_on(&case);
         assert_eq!((resume.position.lsn, resume.watermark.lsn), (Lsn(970), Lsn(970)));
-        assert_eq!(
-            (resume.start_at, resume.continuity, resume.last),
-            (Lsn(970), None, None)
-        );
+        assert_eq!((resume.start_at, resume.continuity, resume.last), (Lsn(970), None, None));
         assert_eq!(
             divergence,
             Some(DivergenceMark {
@@ -435,16 +373,11 @@ mod tests {
         let mut case = case();
         case.recorded.history = history(&[(1, 500)], 2);
         case.server.history = history(&[(1, 400)], 3);
-        case.slot = SlotState::Usable {
-            confirmed_flush_lsn: Lsn(300),
-        };
+        case.slot = SlotState::Usable { confirmed_flush_lsn: Lsn(300) };
         let (resume, divergence) = go_on(&case);
         assert_eq!((resume.position.lsn, resume.position.timeline), (Lsn(400), Timeline(1)));
         let divergence = divergence.unwrap();
-        assert_eq!(
-            (divergence.old_timeline, divergence.new_timeline),
-            (Timeline(1), Timeline(3))
-        );
+        assert_eq!((divergence.old_timeline, divergence.new_timeline), (Timeline(1), Timeline(3)));
     }
 
     #[test]
@@ -472,28 +405,18 @@ mod tests {
     #[test]
     fn a_slot_beyond_the_watermark_is_a_gap_with_its_range() {
         let mut case = case();
-        case.slot = SlotState::Usable {
-            confirmed_flush_lsn: Lsn(1051),
-        };
+        case.slot = SlotState::Usable { confirmed_flush_lsn: Lsn(1051) };
         let gap = stop(&case);
-        assert_eq!(
-            (gap.code, gap.from_lsn, gap.to_lsn),
-            (Code::SlotAhead, Lsn(1050), Some(Lsn(1051)))
-        );
+        assert_eq!((gap.code, gap.from_lsn, gap.to_lsn), (Code::SlotAhead, Lsn(1050), Some(Lsn(1051))));
     }
 
     #[test]
     fn a_slot_beyond_the_fork_is_a_gap_even_though_the_watermark_was_beyond_it_too() {
         let mut case = case();
         case.server.history = history(&[(1, 500), (2, 1020)], 3);
-        case.slot = SlotState::Usable {
-            confirmed_flush_lsn: Lsn(1040),
-        };
+        case.slot = SlotState::Usable { confirmed_flush_lsn: Lsn(1040) };
         let gap = stop(&case);
-        assert_eq!(
-            (gap.code, gap.from_lsn, gap.to_lsn),
-            (Code::SlotAhead, Lsn(1020), Some(Lsn(1040)))
-        );
+        assert_eq!((gap.code, gap.from_lsn, gap.to_lsn), (Code::SlotAhead, Lsn(1020), Some(Lsn(1040))));
     }
 
     #[test]
@@ -501,14 +424,8 @@ mod tests {
         let mut case = case();
         case.slot = SlotState::Missing;
         let gap = stop(&case);
-        assert_eq!(
-            (gap.code, gap.from_lsn, gap.to_lsn),
-            (Code::SlotMissing, Lsn(1050), Some(Lsn(2000)))
-        );
-        case.slot = SlotState::Unreadable {
-            code: Code::SlotLost,
-            detail: "d".into(),
-        };
+        assert_eq!((gap.code, gap.from_lsn, gap.to_lsn), (Code::SlotMissing, Lsn(1050), Some(Lsn(2000))));
+        case.slot = SlotState::Unreadable { code: Code::SlotLost, detail: "d".into() };
         assert_eq!(stop(&case).code, Code::SlotLost);
         case.slot = SlotState::WrongKind { detail: "d".into() };
         assert_eq!(stop(&case).code, Code::SlotWrongKind);
@@ -547,12 +464,7 @@ mod tests {
     #[test]
     fn a_torn_transaction_is_not_passed_over() {
         let mut case = case();
-        case.recorded.torn = Some(Torn {
-            session: "s".into(),
-            number: 9,
-            greatest_id: None,
-            count: 1,
-        });
+        case.recorded.torn = Some(Torn { session: "s".into(), number: 9, greatest_id: None, count: 1 });
         assert_eq!(stop(&case).code, Code::TornTransaction);
     }
 
@@ -571,11 +483,7 @@ mod tests {
         }
         assert!(matches!(
             judge_first_start(&case.server, &SlotState::Missing),
-            Verdict::Quarantine(Gap {
-                code: Code::SlotMissing,
-                to_lsn: None,
-                ..
-            })
+            Verdict::Quarantine(Gap { code: Code::SlotMissing, to_lsn: None, .. })
         ));
     }
 }

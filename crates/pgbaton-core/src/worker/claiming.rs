@@ -1,0 +1,132 @@
+//! From what Fence read to what the claim says, or why there must be none.
+
+use super::facts::{ClaimPlan, FenceRead, Inspection};
+use crate::{
+    Code, Gap, Journal, LeaseMark, Lsn, ProgressRecord, PublicationMark, Recorded, SessionFacts, Term, Torn, Verdict,
+    judge, judge_first_start,
+};
+
+/// Who claims, under which lease.
+#[derive(Debug, Clone)]
+pub(super) struct Claimant<'a> {
+    pub worker: &'a str,
+    pub config_hash: &'a str,
+    pub cluster_id: &'a str,
+    pub revision: i64,
+    pub in_chunks: bool,
+}
+
+/// The outcome of Fence.
+#[derive(Debug)]
+pub(super) enum Claiming {
+    /// Write this.
+    Claim(Box<ClaimPlan>),
+    /// Stop and tell a human. With what was recorded, to see when the cause is gone.
+    Quarantine(Box<(Gap, Option<Recorded>)>),
+    /// A newer holder has claimed: this worker is the stale one.
+    Superseded,
+}
+
+pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &FenceRead) -> Claiming {
+    let server = &inspection.server;
+    let last_record = read.position.as_ref().map(|(record, _)| record);
+    if let Some(lease) = last_record.and_then(|record| record.lease.as_ref())
+        && lease.cluster_id == claimant.cluster_id
+        && lease.revision > claimant.revision
+        && last_record.is_some_and(|record| record.worker != claimant.worker)
+    {
+        return Claiming::Superseded;
+    }
+    let left = match clusters_left(claimant, last_record) {
+        Ok(left) => left,
+        Err(gap) => return stop(gap, None),
+    };
+
+    let recorded = match (last_record, &read.witness, &read.last_open) {
+        (Some(record), _, _) => match Recorded::of(record) {
+            Some(recorded) => Some(Recorded { torn: torn(record, read.last_open.as_ref()), ..recorded }),
+            None => return stop(missing("the last progress record carries no position"), None),
+        },
+        (None, None, None) => None,
+        (None, Some(witness), _) => return stop(missing(witness), None),
+        (None, None, Some(_)) => {
+            return stop(missing("an open transaction is recorded without any position"), None);
+        }
+    };
+    let verdict = match &recorded {
+        Some(recorded) => judge(recorded, server, &inspection.slot),
+        None => judge_first_start(server, &inspection.slot),
+    };
+    let (resume, divergence) = match verdict {
+        Verdict::Continue(resume, divergence) => (resume, divergence),
+        Verdict::Quarantine(gap) => return stop(gap, recorded),
+    };
+    let Some(oid) = server.publication_oid else {
+        return stop(missing("the publication does not exist"), recorded);
+    };
+
+    let term = Term(last_record.and_then(|record| record.term).map_or(1, |term| term.0 + 1));
+    let facts = SessionFacts {
+        session: read.session.clone(),
+        worker: claimant.worker.to_owned(),
+        history: server.history.clone(),
+        publication: PublicationMark { oid, tables_hash: inspection.tables_hash.clone() },
+        config_hash: claimant.config_hash.to_owned(),
+        kafka_cluster: read.kafka_cluster.clone(),
+        lease: LeaseMark { cluster_id: claimant.cluster_id.to_owned(), revision: claimant.revision, left },
+    };
+    let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()));
+    let records = journal.claim(&resume, recorded.is_none(), divergence, inspection.topics.clone());
+    Claiming::Claim(Box::new(ClaimPlan {
+        records,
+        journal,
+        resume,
+        history: server.history.clone(),
+        in_chunks: claimant.in_chunks,
+        backend_pid: inspection.backend_pid,
+    }))
+}
+
+fn stop(gap: Gap, recorded: Option<Recorded>) -> Claiming {
+    Claiming::Quarantine(Box::new((gap, recorded)))
+}
+
+/// An etcd cluster that was left once is not returned to without an operator: two of them would fence each other's
+/// workers for ever.
+fn clusters_left(claimant: &Claimant<'_>, last: Option<&ProgressRecord>) -> Result<Vec<String>, Gap> {
+    let Some(lease) = last.and_then(|record| record.lease.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let mut left = lease.left.clone();
+    if left.iter().any(|id| id == claimant.cluster_id) {
+        return Err(Gap {
+            code: Code::EtcdReset,
+            timeline: crate::Timeline(0),
+            from_lsn: Lsn::INVALID,
+            to_lsn: None,
+            text: format!("etcd cluster {} was left behind once and answers again", claimant.cluster_id),
+        });
+    }
+    if lease.cluster_id != claimant.cluster_id {
+        left.push(lease.cluster_id.clone());
+    }
+    Ok(left)
+}
+
+/// The last committed `open` must have been ended by the last position record: same session, same number.
+fn torn(record: &ProgressRecord, last_open: Option<&ProgressRecord>) -> Option<Torn> {
+    let open = last_open.filter(|open| (&open.session, open.number) != (&record.session, record.number));
+    record.torn.clone().or_else(|| {
+        open.map(|open| Torn { session: open.session.clone(), number: open.number, greatest_id: None, count: 0 })
+    })
+}
+
+fn missing(what: &str) -> Gap {
+    Gap {
+        code: Code::ProgressMissing,
+        timeline: crate::Timeline(0),
+        from_lsn: Lsn::INVALID,
+        to_lsn: None,
+        text: format!("progress existed and is not to be found: {what}"),
+    }
+}

@@ -1,0 +1,294 @@
+//! What a worker is told and what it asks for: the inputs and effects of the machine, as plain data.
+
+use std::time::Duration;
+
+use crate::{
+    ClaimRecords, Code, Gap, History, Journal, Lsn, Moment, ProgressRecord, ReaderName, Resume, Server, SlotFacts,
+    SlotState, SystemIdentifier, Tenure, Term, Timeline,
+};
+
+/// The holder key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The worker's name.
+    pub worker: String,
+    /// Its boot nonce.
+    pub nonce: String,
+    /// Where it answers.
+    pub url: String,
+    /// Mod revision of the key.
+    pub revision: i64,
+}
+
+/// The `successor` key: written in the same transaction that deletes the holder key of a planned hand-over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Successor {
+    /// Who shall follow; anybody, where none is named.
+    pub worker: Option<String>,
+    /// The lease revision that it follows.
+    pub follows: i64,
+}
+
+/// What etcd shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderView {
+    /// etcd's revision at the time of the view.
+    pub revision: i64,
+    /// The holder key, if there is one.
+    pub holder: Option<Holder>,
+    /// The successor key, if there is one.
+    pub successor: Option<Successor>,
+}
+
+/// One look at the server over the ordinary connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// The server's timeline, as far as the ordinary connection can tell.
+    pub timeline: Option<Timeline>,
+    /// The server is a standby.
+    pub in_recovery: bool,
+    /// When its postmaster started, as text to compare.
+    pub postmaster_started: String,
+    /// Where its WAL ends.
+    pub write_position: Lsn,
+    /// The slot's row.
+    pub slot: Option<SlotFacts>,
+    /// `application_name` of the slot's reader.
+    pub reader_name: Option<String>,
+    /// The publication's OID.
+    pub publication_oid: Option<u32>,
+}
+
+/// What Inspect found, asked on the replication connection itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Cluster, history, write position, publication.
+    pub server: Server,
+    /// The server is a standby.
+    pub in_recovery: bool,
+    /// Whether the slot can serve us.
+    pub slot: SlotState,
+    /// The slot's reader.
+    pub reader_pid: Option<i32>,
+    /// Its `application_name`.
+    pub reader_name: Option<String>,
+    /// When the postmaster started, as text to compare.
+    pub postmaster_started: String,
+    /// Our own backend on this connection.
+    pub backend_pid: i32,
+    /// Hash of the publication's tables.
+    pub tables_hash: String,
+    /// Topics of the publication's tables, in order of their names.
+    pub topics: Vec<String>,
+}
+
+/// What Fence read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceRead {
+    /// The random id that the session was given.
+    pub session: String,
+    /// The last committed position record, with the hash of its value.
+    pub position: Option<(ProgressRecord, String)>,
+    /// The last committed `open`.
+    pub last_open: Option<ProgressRecord>,
+    /// Something may have been published before: the progress topic's beginning is gone, a checkpoint is in etcd, or a
+    /// table topic ends in a record of ours. Says which.
+    pub witness: Option<String>,
+    /// Kafka's cluster id.
+    pub kafka_cluster: Option<String>,
+}
+
+/// Why something of PostgreSQL's failed, as far as a decision depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason to show.
+    pub code: Code,
+    /// The text to show.
+    pub detail: String,
+    /// What it means to us.
+    pub kind: FailureKind,
+}
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Try again.
+    Passing,
+    /// The server is going down on purpose.
+    ShuttingDown,
+    /// Another walsender has the slot (55006).
+    SlotInUse,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The stream ended or was lost.
+    Stream(Failure),
+    /// The sink refused or lost the session; a new one will read what came of it.
+    Sink {
+        /// The reason to show.
+        code: Code,
+        /// The text to show.
+        detail: String,
+    },
+    /// The sink moved nothing for too long.
+    Stalled(String),
+    /// An atomic transaction was open for too long: publish in chunks from now on.
+    OpenTooLong,
+    /// The stream contradicts what was published.
+    Contradiction(Gap),
+}
+
+/// What a worker is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing but time.
+    Tick,
+    /// etcd shows this.
+    HolderSeen(HolderView),
+    /// etcd does not answer, or the watch is broken: what was seen is not to be believed any more.
+    CoordinationLost(String),
+    /// The holder key is ours.
+    Won {
+        /// The lease's id.
+        lease_id: i64,
+        /// Mod revision of the key.
+        revision: i64,
+        /// The granted TTL.
+        ttl: Duration,
+        /// When the lease was asked for.
+        asked_at: Moment,
+        /// etcd's cluster id.
+        cluster_id: String,
+    },
+    /// Somebody else has it, or etcd did not answer.
+    NotWon,
+    /// A good keepalive round.
+    KeptAlive {
+        /// When it was asked for.
+        asked_at: Moment,
+        /// The TTL in the reply.
+        ttl: Duration,
+    },
+    /// The lease is gone, or the holder key is not the one we wrote.
+    LeaseLost(String),
+    /// A linearizable read of the holder key. None: etcd did not answer.
+    HolderRead(Option<bool>),
+    /// Holder key deleted and lease revoked, or given up on.
+    Released,
+    /// A look at the slot.
+    Observed {
+        /// When it was asked for.
+        asked_at: Moment,
+        /// What it showed.
+        observation: Observation,
+        /// The watermark that this worker's stream has made durable.
+        durable: Option<Lsn>,
+    },
+    /// A look that failed.
+    NotObserved(Failure),
+    /// The replication connection is open.
+    Inspected(Box<Inspection>),
+    /// Fence is done: the producer is fenced and progress read.
+    SinkFenced(Box<FenceRead>),
+    /// The claim is committed.
+    Claimed,
+    /// START_REPLICATION was accepted.
+    Started,
+    /// START_REPLICATION was refused; the connection can be used again.
+    NotStarted(Failure),
+    /// The session cannot go on (in any step).
+    Broken(SessionEnd),
+    /// The session is closed.
+    SessionEnded,
+    /// The sink answers a probe, or not.
+    SinkProbed(Result<(), String>),
+    /// Stop for good.
+    Shutdown,
+    /// Hand over, to this worker if one is named.
+    Handover(Option<String>),
+}
+
+/// What a worker asks for. Each is answered by inputs, whose names follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Grant a lease and put the holder key where there is none: Won, NotWon.
+    Contend,
+    /// Keep this tenure alive until it is released: KeptAlive, LeaseLost.
+    KeepAlive(Tenure),
+    /// Read the holder key, linearizable, and compare its revision: HolderRead.
+    ReadHolder(Tenure),
+    /// Delete the holder key if it is still ours, leave the successor's name, revoke the lease: Released.
+    Release {
+        /// Ours.
+        tenure: Tenure,
+        /// Leave a `successor` key.
+        handover: bool,
+        /// The successor's name in it.
+        to: Option<String>,
+    },
+    /// Connect and look: Inspected, Broken.
+    Inspect,
+    /// Ask an older session's walsender to go. No answer: looking again tells.
+    FreeSlot {
+        /// Its pid.
+        pid: i32,
+        /// Ours: only smaller revisions, or our own leftovers, are terminated.
+        revision: i64,
+    },
+    /// New producer, `open`, read progress: SinkFenced, Broken.
+    Fence,
+    /// Write and commit: Claimed, Broken.
+    Claim(Box<ClaimPlan>),
+    /// Name the walsender, set its time-outs and start: Started, NotStarted, Broken.
+    Start {
+        /// The walsender's name.
+        name: ReaderName,
+        /// Where to start.
+        at: Lsn,
+    },
+    /// Look at the slot at once: Observed, NotObserved.
+    Observe,
+    /// Open the gate: data is accepted from now on.
+    Accept,
+    /// Close the session; finish what can be finished if `commit`, by this moment at the latest: SessionEnded.
+    EndSession {
+        /// The right to commit still holds.
+        commit: bool,
+        /// When everything must be closed.
+        by: Moment,
+    },
+    /// Ask whether the sink answers: SinkProbed.
+    ProbeSink,
+    /// Put the verdict key. No answer.
+    WriteVerdict(Gap),
+    /// Delete the verdict key. No answer.
+    ClearVerdict,
+    /// Put the checkpoint key, with what is durable, under the guard of the holder key. No answer.
+    WriteCheckpoint {
+        /// The guard.
+        revision: i64,
+        /// The term.
+        term: Term,
+    },
+}
+
+/// A session that may be claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimPlan {
+    /// What ends its first transaction.
+    pub records: ClaimRecords,
+    /// Writes its later records.
+    pub journal: Journal,
+    /// Where it goes on.
+    pub resume: Resume,
+    /// The server's history.
+    pub history: History,
+    /// Publish large transactions in chunks from their first row.
+    pub in_chunks: bool,
+    /// Backend of its replication connection.
+    pub backend_pid: i32,
+}

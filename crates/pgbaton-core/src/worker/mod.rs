@@ -1,0 +1,448 @@
+//! One worker's part in one pipeline: the machine that the driver drives and that can be run without any server.
+//!
+//! ```text
+//!  Standby -> Contend -> [ tenure:  Inspect -> Fence -> Recover -> Stream ]  -> Drain -> Cooldown -> Standby
+//!                          ^ a session ends, the tenure goes on  |                   \-> Quarantine
+//!                          +------ back-off, or SinkStalled -----+
+//! ```
+//!
+//! Inputs are facts, effects are wishes; both are plain data in [`facts`]. Time comes in with every input. One rule runs
+//! before all others: a tenure whose time may be up is over, whatever the input says.
+
+mod claiming;
+mod facts;
+mod judging;
+mod tenure;
+
+use std::time::Duration;
+
+pub use facts::{
+    ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Input, Inspection, Observation, SessionEnd,
+    Successor,
+};
+use tenure::{AfterRelease, AfterSession, InTenure, Step};
+
+use crate::{Code, Gap, Moment, Recorded, Tenure, Term};
+
+/// What a machine is made for.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The worker's name.
+    pub worker: String,
+    /// Random for each start of the process.
+    pub nonce: String,
+    /// Hashes of pipeline and worker, as the walsender's name carries them.
+    pub pipeline_hash: String,
+    /// See `pipeline_hash`.
+    pub worker_hash: String,
+    /// The database that the slot must belong to.
+    pub database: String,
+    /// Hash of what in the configuration changes routing or the set of rows.
+    pub config_hash: String,
+}
+
+/// A state as status shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is known yet.
+    Boot,
+    /// Waiting with a hand out.
+    Standby,
+    /// Trying to take the lease.
+    Contend,
+    /// Looking at the server.
+    Inspect,
+    /// Fencing the sink and reading progress.
+    Fence,
+    /// Starting the stream.
+    Recover,
+    /// Streaming.
+    Stream,
+    /// The sink accepts nothing.
+    SinkStalled,
+    /// Closing.
+    Drain,
+    /// Waiting before standing by again.
+    Cooldown,
+    /// Stopped on purpose.
+    Quarantine,
+    /// Stopped for good.
+    Gone,
+}
+
+/// How this worker came to stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody held the lease before, as far as this worker has seen.
+    Start,
+    /// The holder's lease ended.
+    LeaseExpired,
+    /// The holder handed over.
+    Handover,
+}
+
+impl Cause {
+    /// As it stands in JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Start => "start",
+            Cause::LeaseExpired => "lease_expired",
+            Cause::Handover => "handover",
+        }
+    }
+}
+
+/// A change of owner that this worker made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switch {
+    /// The holder before, if one was seen.
+    pub from: Option<String>,
+    /// Why.
+    pub cause: Cause,
+    /// From the moment the holder was seen gone to the first accepted data.
+    pub took: Duration,
+}
+
+#[derive(Debug)]
+enum Role {
+    Boot,
+    Standby,
+    Contend { since: Moment },
+    Tenure(Box<InTenure>),
+    Releasing { then: AfterRelease },
+    Cooldown { since: Moment, until: Moment },
+    Quarantine(Box<Quarantined>),
+    Gone,
+}
+
+#[derive(Debug)]
+struct Quarantined {
+    gap: Gap,
+    recorded: Option<Recorded>,
+    /// The server's timeline and cluster when the verdict fell, to see that it is another one now.
+    seen_on: Option<(crate::SystemIdentifier, crate::Timeline)>,
+    look_again: Moment,
+}
+
+/// A look at the slot counts as fresh for this long.
+const FRESH: Duration = Duration::from_secs(5);
+/// An answer of `/active` is true for this long after PostgreSQL named us.
+const NAMED: Duration = Duration::from_millis(2500);
+/// A cooldown is cut to this while nobody holds the key.
+const ABSENT: Duration = Duration::from_secs(5);
+/// A named successor goes first for this long.
+const SUCCESSOR_FIRST: Duration = Duration::from_secs(1);
+/// A worker in quarantine looks whether the cause is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// One worker's part in one pipeline.
+#[derive(Debug)]
+pub struct Worker {
+    identity: Identity,
+    role: Role,
+    leaving: bool,
+    view: Option<HolderView>,
+    /// The last holder seen, and when its key was first seen gone.
+    last_holder: Option<Holder>,
+    absent_since: Option<Moment>,
+    observed_at: Option<Moment>,
+    observed: Option<Observation>,
+    failure: Option<Failure>,
+    coordination: Option<String>,
+    sink: Option<(Code, String)>,
+    notice: Option<(Code, String)>,
+    /// Short tenures in a row: doubles the cooldown.
+    short_tenures: u32,
+    in_chunks: bool,
+    /// An identity verdict that waits to be confirmed: its code, when it was first seen, on how many connections.
+    suspicion: Option<(Code, Moment, u32)>,
+    named_until: Option<Moment>,
+    term: Option<Term>,
+    switch: Option<Switch>,
+}
+
+impl Worker {
+    /// A worker that knows nothing yet.
+    pub fn new(identity: Identity) -> Self {
+        Worker {
+            identity,
+            role: Role::Boot,
+            leaving: false,
+            view: None,
+            last_holder: None,
+            absent_since: None,
+            observed_at: None,
+            observed: None,
+            failure: None,
+            coordination: None,
+            sink: None,
+            notice: None,
+            short_tenures: 0,
+            in_chunks: false,
+            suspicion: None,
+            named_until: None,
+            term: None,
+            switch: None,
+        }
+    }
+
+    /// Takes a fact and asks for what follows from it.
+    pub fn handle(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
+        self.expire(now, effects);
+        self.learn(now, &input);
+        let role = std::mem::replace(&mut self.role, Role::Gone);
+        self.role = match role {
+            Role::Boot | Role::Standby => self.in_standby(now, effects),
+            Role::Contend { since } => self.in_contend(now, since, input, effects),
+            Role::Tenure(tenure) => self.in_tenure(now, *tenure, input, effects),
+            Role::Releasing { then } => self.in_releasing(now, then, input),
+            Role::Cooldown { since, until } if now >= until || (self.nobody_holds() && now.since(since) >= ABSENT) => {
+                self.in_standby(now, effects)
+            }
+            Role::Cooldown { since, until } => Role::Cooldown { since, until },
+            Role::Quarantine(quarantined) => self.in_quarantine(now, *quarantined, input, effects),
+            Role::Gone => Role::Gone,
+        };
+        if self.leaving && matches!(self.role, Role::Boot | Role::Standby | Role::Cooldown { .. } | Role::Quarantine(_))
+        {
+            self.role = Role::Gone;
+        }
+    }
+
+    /// When time alone may change something.
+    pub fn deadline(&self) -> Option<Moment> {
+        match &self.role {
+            // A worker in quarantine is woken by every look at the slot.
+            Role::Boot | Role::Contend { .. } | Role::Releasing { .. } | Role::Quarantine(_) | Role::Gone => None,
+            Role::Standby => self.absent_since.map(|since| since + SUCCESSOR_FIRST),
+            Role::Cooldown { since, until } if self.nobody_holds() => Some((*until).min(*since + ABSENT)),
+            Role::Cooldown { until, .. } => Some(*until),
+            Role::Tenure(tenure) => Some(tenure.deadline()),
+        }
+    }
+
+    /// The state as status shows it.
+    pub fn state(&self) -> State {
+        match &self.role {
+            Role::Boot => State::Boot,
+            Role::Standby => State::Standby,
+            Role::Contend { .. } => State::Contend,
+            Role::Tenure(tenure) => tenure.state(),
+            Role::Releasing { .. } => State::Drain,
+            Role::Cooldown { .. } => State::Cooldown,
+            Role::Quarantine(_) => State::Quarantine,
+            Role::Gone => State::Gone,
+        }
+    }
+
+    /// PostgreSQL has named this worker as the slot's reader, and that is true until then.
+    pub fn active_until(&self) -> Option<Moment> {
+        match &self.role {
+            Role::Tenure(tenure) if tenure.is_streaming() => {
+                self.named_until.map(|until| until.min(tenure.tenure.stop_at()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Could this worker take over now? PostgreSQL and etcd answer, and it is standing by.
+    pub fn can_take_over(&self, now: Moment) -> bool {
+        matches!(self.role, Role::Standby | Role::Cooldown { .. })
+            && self.coordination.is_none()
+            && self.sees_leader(now)
+    }
+
+    /// The tenure, while there is one.
+    pub fn tenure(&self) -> Option<Tenure> {
+        match &self.role {
+            Role::Tenure(tenure) => Some(tenure.tenure),
+            _ => None,
+        }
+    }
+
+    /// The holder, as far as etcd shows.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.view.as_ref()?.holder.as_ref()
+    }
+
+    /// The term of this worker's last session.
+    pub fn term(&self) -> Option<Term> {
+        self.term
+    }
+
+    /// The last change of owner that this worker made.
+    pub fn last_switch(&self) -> Option<&Switch> {
+        self.switch.as_ref()
+    }
+
+    /// Why this worker is in quarantine.
+    pub fn gap(&self) -> Option<&Gap> {
+        match &self.role {
+            Role::Quarantine(quarantined) => Some(&quarantined.gap),
+            _ => None,
+        }
+    }
+
+    /// The last look at the slot.
+    pub fn observed(&self) -> Option<&Observation> {
+        self.observed.as_ref()
+    }
+
+    /// What is not as it should be, each with a text.
+    pub fn reasons(&self) -> Vec<(Code, String)> {
+        let mut reasons = Vec::new();
+        if let Some(gap) = self.gap() {
+            reasons.push((gap.code, gap.text.clone()));
+        }
+        if let Some(failure) = &self.failure {
+            reasons.push((failure.code, failure.detail.clone()));
+        }
+        if let Some(detail) = &self.coordination {
+            reasons.push((Code::EtcdUnreachable, detail.clone()));
+        }
+        for reason in [&self.sink, &self.notice].into_iter().flatten() {
+            if !reasons.iter().any(|(code, _)| *code == reason.0) {
+                reasons.push(reason.clone());
+            }
+        }
+        reasons
+    }
+
+    /// Stopped for good: everything is closed and released.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.role, Role::Gone)
+    }
+
+    /// What is known of the world, whatever the role.
+    fn learn(&mut self, now: Moment, input: &Input) {
+        match input {
+            Input::HolderSeen(view) => {
+                self.coordination = None;
+                match &view.holder {
+                    Some(holder) => {
+                        self.last_holder = Some(holder.clone());
+                        self.absent_since = None;
+                    }
+                    None => {
+                        self.absent_since.get_or_insert(now);
+                    }
+                }
+                self.view = Some(view.clone());
+            }
+            Input::CoordinationLost(detail) => {
+                self.coordination = Some(detail.clone());
+                self.view = None;
+                self.absent_since = None;
+            }
+            Input::KeptAlive { .. } => self.coordination = None,
+            Input::Observed { asked_at, observation, .. } => {
+                if observation.in_recovery {
+                    self.failure = Some(Failure {
+                        code: Code::InRecovery,
+                        detail: "the server that answers is a standby".to_owned(),
+                        kind: FailureKind::Passing,
+                    });
+                } else {
+                    self.failure = None;
+                    self.observed_at = Some(*asked_at);
+                    self.observed = Some(observation.clone());
+                }
+            }
+            Input::NotObserved(failure) => self.failure = Some(failure.clone()),
+            Input::SinkProbed(answer) => {
+                self.sink = answer.as_ref().err().map(|detail| (Code::KafkaUnreachable, detail.clone()));
+            }
+            Input::Shutdown => self.leaving = true,
+            _ => {}
+        }
+    }
+
+    fn nobody_holds(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.holder.is_none())
+    }
+
+    fn sees_leader(&self, now: Moment) -> bool {
+        self.failure.is_none() && self.observed_at.is_some_and(|at| now.since(at) <= FRESH)
+    }
+
+    /// Standing by: contend when the key is absent, the leader is in sight and no named successor goes first.
+    fn in_standby(&mut self, now: Moment, effects: &mut Vec<Effect>) -> Role {
+        let Some(view) = &self.view else { return Role::Standby };
+        if self.leaving {
+            return Role::Standby;
+        }
+        if view.holder.is_some() || !self.sees_leader(now) {
+            return Role::Standby;
+        }
+        let somebody_else = view.successor.as_ref().is_some_and(|successor| {
+            successor.worker.as_ref().is_some_and(|worker| *worker != self.identity.worker)
+                && self.last_holder.as_ref().is_some_and(|holder| holder.revision == successor.follows)
+        });
+        let waited = self.absent_since.is_some_and(|since| now.since(since) >= SUCCESSOR_FIRST);
+        if somebody_else && !waited {
+            return Role::Standby;
+        }
+        effects.push(Effect::Contend);
+        Role::Contend { since: now }
+    }
+
+    fn in_contend(&mut self, now: Moment, since: Moment, input: Input, effects: &mut Vec<Effect>) -> Role {
+        match input {
+            Input::Won { lease_id, revision, ttl, asked_at, cluster_id } => {
+                let tenure = Tenure::new(lease_id, revision, ttl, asked_at);
+                let handed_over =
+                    self.view.as_ref().and_then(|view| view.successor.as_ref()).is_some_and(|successor| {
+                        self.last_holder.as_ref().is_some_and(|holder| holder.revision == successor.follows)
+                    });
+                let switch = Switch {
+                    from: self.last_holder.as_ref().map(|holder| holder.worker.clone()),
+                    cause: match (&self.last_holder, handed_over) {
+                        (None, _) => Cause::Start,
+                        (Some(_), true) => Cause::Handover,
+                        (Some(_), false) => Cause::LeaseExpired,
+                    },
+                    took: Duration::ZERO,
+                };
+                let began = self.absent_since.unwrap_or(since);
+                let mut in_tenure = InTenure::new(tenure, cluster_id, began, switch);
+                effects.push(Effect::KeepAlive(tenure));
+                if self.leaving {
+                    in_tenure.step =
+                        Step::Ending(AfterSession::Release(AfterRelease::Cooldown { handover: true, to: None }));
+                    effects.push(Effect::EndSession { commit: false, by: tenure.closed_by() });
+                } else {
+                    effects.push(Effect::Inspect);
+                }
+                Role::Tenure(Box::new(in_tenure))
+            }
+            // Lost by a hair, or etcd did not answer: the watch tells what is true now.
+            Input::NotWon => Role::Cooldown { since: now, until: now + Duration::from_millis(500) },
+            _ => Role::Contend { since },
+        }
+    }
+
+    fn in_releasing(&mut self, now: Moment, then: AfterRelease, input: Input) -> Role {
+        if input != Input::Released {
+            return Role::Releasing { then };
+        }
+        self.named_until = None;
+        match then {
+            AfterRelease::Quarantine(quarantined) => {
+                Role::Quarantine(Box::new(Quarantined { look_again: now + LOOK_AGAIN, ..*quarantined }))
+            }
+            AfterRelease::Cooldown { .. } => Role::Cooldown { since: now, until: now + self.cooldown() },
+        }
+    }
+
+    /// 2 s after a good tenure, doubling to 60 s with every short one; spread by a tenth so that workers which fell
+    /// together do not rise together.
+    fn cooldown(&self) -> Duration {
+        let base = Duration::from_secs(2).saturating_mul(1 << self.short_tenures.min(5)).min(Duration::from_secs(60));
+        let spread =
+            self.identity.nonce.bytes().fold(self.short_tenures, |sum, byte| sum.wrapping_mul(31) + u32::from(byte));
+        base + base.mul_f64(f64::from(spread % 100) / 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;
