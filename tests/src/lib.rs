@@ -1,1 +1,14 @@
-//! Black-box proof on a real cluster.
+//! Black-box proof on a real cluster: a writer that knows its outcomes, a checker that compares tables with topics, the
+//! demo, the benchmark and the end-to-end tests. Links nothing of the product but the chores that run the cluster.
+
+pub mod bench;
+pub mod check;
+pub mod database;
+pub mod http;
+pub mod load;
+pub mod report;
+pub mod sample;
+pub mod screen;
+pub mod stage;
+pub mod target;
+pub mod watch;

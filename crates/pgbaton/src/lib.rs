@@ -1,1 +1,12 @@
 //! Replicates row changes out of PostgreSQL with workers that stand in for one another.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+mod coordination;
+pub mod driver;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod secret;
+pub mod status;

@@ -1,1 +1,31 @@
 //! Chores: set-up, the local cluster, the demo, tests and benchmarks.
+//!
+//! The crate is light on purpose: it compiles where there is nothing but Rust and a C linker, because it is what installs the
+//! rest. So no Kafka, etcd or PostgreSQL client is in it; it drives the servers by their processes, `psql` and plain HTTP.
+//!
+//! - [`lab`]: the folder where everything lives, and who the servers run as;
+//! - [`setup`]: what the machine lacks;
+//! - [`cluster`]: etcd, Patroni, HAProxy, Kafka and workers as processes, by name;
+//! - [`single`]: one PostgreSQL, one etcd, one Kafka, for tests that need no cluster;
+//! - [`chores`]: commands that build and run the rest of the workspace;
+//! - [`suite`]: `cargo xtask test`.
+//!
+//! Deliberately absent: anything that judges pgbaton. That is the package `pgbaton-tests`.
+
+mod build;
+pub mod chores;
+pub mod cluster;
+mod http;
+pub mod instance;
+mod kafka;
+pub mod lab;
+mod launch;
+pub mod owner;
+pub mod ports;
+pub mod process;
+pub mod progress;
+mod psql;
+pub mod setup;
+pub mod single;
+pub mod suite;
+pub mod wait;

@@ -252,6 +252,16 @@ impl Worker {
             && self.sees_leader(now)
     }
 
+    /// What this worker was made for.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Does etcd answer?
+    pub fn coordination_answers(&self) -> bool {
+        self.coordination.is_none() && self.view.is_some()
+    }
+
     /// The tenure, while there is one.
     pub fn tenure(&self) -> Option<Tenure> {
         match &self.role {

@@ -549,6 +549,8 @@ impl Worker {
                 let reader = observation.slot.as_ref().and_then(|slot| slot.active_pid);
                 if reader == Some(running.backend_pid) && observation.postmaster_started == running.postmaster_started {
                     running.absent = 0;
+                    // It answers and names us: what looked like a shutdown was somebody ending our connection.
+                    running.close_by = None;
                     self.named_until = Some(asked_at + NAMED);
                     let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
                     if let Some(gap) = running.overtaken(&slot, durable) {

@@ -1,0 +1,33 @@
+//! Kafka as a transactional, fenced, bracketed sink: a thin adapter over librdkafka.
+//!
+//! [`KafkaSession`] is one producer instance and one term. What a record says, when a transaction ends and whether a
+//! session may go on is decided elsewhere; here is only how that is done so that the protocol's argument holds. The
+//! traps of the library that shaped this are in KAFKA.md, and the one rule worth a type of its own is [`taint`].
+
+mod calls;
+mod contract;
+mod fault;
+mod fence;
+mod instance;
+mod outcome;
+mod probe;
+mod producer;
+mod progress;
+mod reader;
+mod session;
+pub mod taint;
+mod target;
+mod told;
+mod topics;
+mod witness;
+
+pub use contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
+pub use fault::KafkaFault;
+pub use fence::FenceError;
+pub use outcome::{CommitReport, SessionError};
+pub use probe::KafkaProbe;
+pub use progress::{ProgressRead, StoredRecord};
+pub use session::{Fenced, KafkaSession};
+pub use taint::Taint;
+pub use target::KafkaTarget;
+pub use topics::{TopicError, TopicInvalid};

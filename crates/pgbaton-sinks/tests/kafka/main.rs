@@ -1,0 +1,13 @@
+//! The Kafka sink against a real Apache Kafka. One broker serves all tests; each has a topic prefix of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic, also in its helpers")]
+
+mod broker;
+mod fencing;
+mod late_end;
+mod outage;
+mod proxy;
+mod security;
+mod topics;
+mod transactions;
+mod world;

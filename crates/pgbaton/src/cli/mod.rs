@@ -1,0 +1,181 @@
+//! The command line: what can be asked, and the exit code of each answer. Output that was asked for goes to standard
+//! output, everything else to standard error.
+
+mod client;
+mod config;
+mod handover;
+mod run;
+mod status;
+mod table;
+
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use run::{Driver, Start};
+
+use crate::config::Given;
+
+/// It failed while running.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+const USAGE: u8 = 2;
+/// What was looked at is not healthy.
+const UNHEALTHY: u8 = 3;
+/// Ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+/// Ended by a second SIGTERM.
+const TERMINATED: u8 = 143;
+
+/// Replicates row changes out of PostgreSQL with workers that stand in for one another: of several that watch one
+/// logical replication slot exactly one streams, and the next takes over when it dies.
+#[derive(Debug, Parser)]
+#[command(name = "pgbaton", version, after_help = "\
+Examples:
+  pgbaton config check -c worker.toml           is this configuration right?
+  pgbaton run -c worker.toml                    be a worker; start two or more, on different machines
+  pgbaton status http://10.0.0.5:8080           who streams, who stands by?
+  pgbaton handover http://10.0.0.5:8080         let another worker stream, before maintenance
+
+Exit codes: 0 done; 1 failed while running; 2 usage or configuration; 3 not healthy; 130 after Ctrl-C.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Be a worker, until SIGTERM or Ctrl-C: then hand over and end; a second signal ends at once
+    Run {
+        #[command(flatten)]
+        files: Files,
+        /// This worker's name, unique in the cluster [default: the host's name]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Where health, status and metrics are answered [default: 0.0.0.0:8080]
+        #[arg(long, value_name = "IP:PORT")]
+        listen: Option<String>,
+        /// What is logged, in the syntax of RUST_LOG [default: info]
+        #[arg(long, value_name = "LEVEL")]
+        log_level: Option<String>,
+    },
+    /// Look at the configuration without starting anything
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Show all workers of a cluster in a table
+    #[command(after_help = "One URL is enough: the other workers are found through it.\n\
+        Exit code 3: a pipeline has no active worker or is quarantined; 1: no worker could be reached.")]
+    Status {
+        /// Workers to ask, as in http://10.0.0.5:8080
+        #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
+        urls: Vec<String>,
+        /// One JSON object per look instead of a table
+        #[arg(long)]
+        json: bool,
+        /// Look again every second until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Let another worker stream; returns when it does
+    #[command(after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached.")]
+    Handover(handover::Request),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Name every mistake, with its place
+    Check {
+        #[command(flatten)]
+        files: Files,
+        /// The mistakes as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the values that take effect and where each came from, secrets hidden
+    Print {
+        #[command(flatten)]
+        files: Files,
+        /// As JSON, without the places
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Files {
+    /// A TOML or YAML file; may be repeated, later files win, PGBATON_ variables win over files
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Files {
+    fn given(self) -> Given {
+        Given { files: self.files, variables: std::env::vars_os().collect(), flags: Vec::new() }
+    }
+}
+
+/// Does what the command line says. `driver` makes the loop that `run` runs.
+pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version are no mistakes; a closed terminal is none of ours.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    ExitCode::from(match cli.command {
+        Verb::Run { files, name, listen, log_level } => {
+            let mut given = files.given();
+            let flags = [("--name", "name", name), ("--listen", "http.listen", listen), ("--log-level", "log.level", log_level)];
+            let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?)));
+            given.flags = flags.collect();
+            run::run(&given, driver)
+        }
+        Verb::Config(ConfigVerb::Check { files, json }) => config::check(&files.given(), json),
+        Verb::Config(ConfigVerb::Print { files, json }) => config::print(&files.given(), json),
+        Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
+        Verb::Handover(request) => on_small_runtime(handover::handover(request)),
+    })
+}
+
+fn on_small_runtime(work: impl Future<Output = u8>) -> u8 {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            complain(format_args!("start the runtime: {error}"));
+            FAILED
+        }
+    }
+}
+
+/// Prints what was asked for. A reader that went away (`| head`) is no failure.
+fn say(text: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "pgbaton: {text}");
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some errors print their cause themselves.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

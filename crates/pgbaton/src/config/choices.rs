@@ -1,0 +1,88 @@
+//! The settings that are one word of a few. Words that a later version will know are refused by name, not ignored.
+
+use super::reader::{Checked, Wrong};
+
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident: $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+; later: $($later:literal),*)+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            pub enum $name {
+                $($(#[$variant_doc])* $variant,)+
+            }
+
+            impl $name {
+                /// The word in the configuration.
+                pub fn as_str(self) -> &'static str {
+                    match self { $(Self::$variant => $text,)+ }
+                }
+
+                pub(super) fn parse(text: &str) -> Checked<Self> {
+                    match text {
+                        $($text => Ok(Self::$variant),)+
+                        other => Err(Wrong {
+                            remark: if LATER.contains(&(stringify!($name), other)) { NOT_YET } else { "" },
+                            allowed: [$(concat!("\"", $text, "\"")),+].join(", "),
+                        }),
+                    }
+                }
+            }
+        )+
+
+        const LATER: &[(&str, &str)] = &[$($((stringify!($name), $later),)*)+];
+    };
+}
+
+const NOT_YET: &str = ", which is not available in this version";
+
+choices! {
+    /// Where the workers agree on who tries.
+    Backend:
+        /// A lease in etcd.
+        Etcd = "etcd";
+        later: "none"
+
+    /// What the holder does when etcd does not answer.
+    OnLoss:
+        /// It stops in time, before its lease can end.
+        Strict = "strict";
+        later: "slot-guarded"
+
+    /// What happens when changes are gone.
+    OnGap:
+        /// Quarantine, until a person decides.
+        Halt = "halt";
+        later: "accept", "resnapshot"
+
+    /// Whether publication waits for standbys of PostgreSQL.
+    StandbyBarrier:
+        /// It does not.
+        Off = "off";
+        later: "sync", "all"
+
+    /// What a consumer of Kafka may rely on.
+    Delivery:
+        /// Each change once, for consumers that read committed transactions.
+        ExactlyOnce = "exactly-once";
+        later: "at-least-once"
+
+    /// How a change is written.
+    Format:
+        /// Debezium's JSON envelope.
+        Debezium = "debezium";
+        later: "flat", "avro"
+
+    /// How near the format is to Debezium's.
+    Compat:
+        /// Differs where Debezium hides something, as documented.
+        Honest = "honest";
+        later: "strict"
+
+    /// How the log is written.
+    LogFormat:
+        /// For people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json";
+        later:
+}

@@ -1,0 +1,226 @@
+//! Which keys there are, their defaults, and what must fit together.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use super::{
+    Backend, ClientCertificate, Compat, Config, CoordinationConfig, Delivery, EtcdUser, Format, Given, HttpConfig,
+    Invalid, KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, PipelineConfig, PostgresConfig, StandbyBarrier,
+    effective::{Effective, Shown},
+    reader::{Reader, Section, Wrong},
+    rules,
+    sources::Sources,
+};
+use crate::secret::{HIDDEN, Secret};
+
+pub(super) fn load(given: &Given) -> Result<Loaded, Invalid> {
+    let mut mistakes = Vec::new();
+    let sources = Sources::gather(given, &mut mistakes);
+    // A file that could not be read would make every key in it "missing": say only what is certain.
+    if !mistakes.is_empty() {
+        return Err(Invalid(mistakes));
+    }
+    let reader = Reader::new(&sources, mistakes);
+    let config = config(reader.root());
+    let effective = Effective::new(reader.finish()?, sources);
+    let config = config.expect("a value is missing only where a mistake was noted");
+    Ok(Loaded { config, effective })
+}
+
+/// The host's name, as `uname` has it.
+pub(super) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+// Everywhere below: ask for every key before the first `?`, so that all mistakes are found.
+
+fn config(mut root: Section<'_>) -> Option<Config> {
+    let name = root.or("name", &host_name(), rules::worker_name);
+    if name.is_none() && !root.has("name") {
+        root.refuse("name", "missing, and the host's name cannot serve; allowed: 1 to 63 of A-Z a-z 0-9 . _ -");
+    }
+    let http = http(root.section("http"));
+    let coordination = coordination(root.section("coordination"));
+    let pipelines = pipelines(&mut root);
+    let log = log(root.section("log"));
+    Some(Config { name: name?, http: http?, coordination: coordination?, pipelines: pipelines?, log: log? })
+}
+
+fn http(mut section: Section<'_>) -> Option<HttpConfig> {
+    let listen = section.or("listen", "0.0.0.0:8080", rules::listen);
+    let advertise = url(&mut section, "advertise");
+    let token_file = section.optional("token_file", rules::secret_file);
+    let listen = listen?;
+    Some(HttpConfig { listen, advertise, token_file })
+}
+
+fn url(section: &mut Section<'_>, key: &str) -> Option<String> {
+    section.secret(key, rules::without_user, |url| rules::server_url(&["http", "https"])(url.expose()))
+}
+
+fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
+    let backend = section.or("backend", Backend::Etcd.as_str(), Backend::parse);
+    let endpoints =
+        section.list("endpoints", "http://HOST:PORT or https://HOST:PORT", rules::server_url(&["http", "https"]));
+    if endpoints.as_ref().is_some_and(Vec::is_empty) {
+        section.refuse("endpoints", "missing; allowed: a list of etcd's URLs, as in [\"http://127.0.0.1:2379\"]");
+    }
+    let ca_file = section.optional("ca_file", rules::readable_file);
+    let cert_file = section.optional("cert_file", rules::readable_file);
+    let key_file = section.optional("key_file", rules::readable_file);
+    let certificate = both(&section, ("cert_file", cert_file), ("key_file", key_file))
+        .map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
+    https_where_certificates_are_given(&section, endpoints.as_deref().unwrap_or_default());
+    let username = section.optional("username", rules::not_empty);
+    let (password, _) = password(&mut section);
+    if section.has("username") && !(section.has("password") || section.has("password_file")) {
+        section.refuse("username", "is set without a password; allowed: with password or password_file");
+    }
+    if !section.has("username") && (section.has("password") || section.has("password_file")) {
+        section.refuse("username", "missing; allowed: the user whose password is set");
+    }
+    let prefix = section.or("prefix", "/pgbaton", rules::etcd_prefix);
+    let lease_ttl = section.or("lease_ttl", "10s", rules::lease_ttl);
+    let on_loss = section.or("on_loss", OnLoss::Strict.as_str(), OnLoss::parse);
+    Some(CoordinationConfig {
+        backend: backend?,
+        endpoints: endpoints?,
+        ca_file,
+        certificate,
+        user: username.zip(password).map(|(username, password)| EtcdUser { username, password }),
+        prefix: prefix?,
+        lease_ttl: lease_ttl?,
+        on_loss: on_loss?,
+    })
+}
+
+/// Two keys that only make sense together.
+fn both<T>(section: &Section<'_>, one: (&str, Option<T>), other: (&str, Option<T>)) -> Option<(T, T)> {
+    for (here, there) in [(one.0, other.0), (other.0, one.0)] {
+        if section.has(here) && !section.has(there) {
+            section.refuse(there, format!("missing; {here} is set and needs it"));
+        }
+    }
+    one.1.zip(other.1)
+}
+
+/// Certificates beside a plain endpoint would promise a protection that is not there.
+fn https_where_certificates_are_given(section: &Section<'_>, endpoints: &[String]) {
+    let secured = ["ca_file", "cert_file"].iter().any(|key| section.has(key));
+    let plain = endpoints.iter().find(|url| url.starts_with("http://"));
+    let https = endpoints.iter().any(|url| url.starts_with("https://"));
+    match plain {
+        Some(url) if secured => section.refuse("endpoints", format!("found {url:?} beside certificates; allowed: https://")),
+        Some(url) if https => section.refuse("endpoints", format!("found {url:?} beside https; allowed: all alike")),
+        _ => {}
+    }
+}
+
+/// The password and the file it came from, if it did.
+fn password(section: &mut Section<'_>) -> (Option<Secret>, Option<PathBuf>) {
+    let here = section.secret("password", |_| HIDDEN.to_owned(), rules::some_secret);
+    let file = section.optional("password_file", rules::secret_file);
+    if section.has("password") && section.has("password_file") {
+        section.refuse("password_file", "is set beside password; allowed: one of the two");
+    }
+    let read = file.as_ref().and_then(|file| Secret::read(file).ok());
+    (here.or(read), file)
+}
+
+fn pipelines(root: &mut Section<'_>) -> Option<BTreeMap<String, PipelineConfig>> {
+    let mut all = root.section("pipelines");
+    let names = all.names();
+    if names.is_empty() {
+        all.section("NAME");
+        root.refuse("pipelines", "missing; allowed: at least one table [pipelines.NAME]");
+        return None;
+    }
+    let mut pipelines = BTreeMap::new();
+    for name in &names {
+        let pipeline = pipeline(all.section(name));
+        if !rules::is_pipeline_name(name) {
+            all.refuse(name, "not a pipeline's name; allowed: 1 to 63 of the characters a-z 0-9 _ -");
+        }
+        if let Some(pipeline) = pipeline {
+            pipelines.insert(name.clone(), pipeline);
+        }
+    }
+    let prefixes = pipelines.iter().map(|(name, pipeline)| (name.as_str(), &pipeline.kafka.topic_prefix));
+    for (later, earlier) in rules::same_value(prefixes) {
+        let problem = format!("has the same topic_prefix as pipelines.{earlier}; allowed: one of its own");
+        all.refuse(later, problem);
+    }
+    let slots = pipelines
+        .iter()
+        .map(|(name, pipeline)| (name.as_str(), (pipeline.postgres.url.expose(), &pipeline.postgres.slot)));
+    for (later, earlier) in rules::same_value(slots) {
+        all.refuse(later, format!("has the same url and slot as pipelines.{earlier}; allowed: a slot of its own"));
+    }
+    (pipelines.len() == names.len()).then_some(pipelines)
+}
+
+fn pipeline(mut section: Section<'_>) -> Option<PipelineConfig> {
+    let on_gap = section.or("on_gap", OnGap::Halt.as_str(), OnGap::parse);
+    let standby_barrier = section.or("standby_barrier", StandbyBarrier::Off.as_str(), StandbyBarrier::parse);
+    let grace = rules::duration(Duration::from_millis(100)..=Duration::from_secs(300));
+    let takeover_grace = section.or("takeover_grace", "1s", grace);
+    let postgres = postgres(section.section("postgres"));
+    let kafka = kafka(section.section("kafka"));
+    Some(PipelineConfig {
+        on_gap: on_gap?,
+        standby_barrier: standby_barrier?,
+        takeover_grace: takeover_grace?,
+        postgres: postgres?,
+        kafka: kafka?,
+    })
+}
+
+fn postgres(mut section: Section<'_>) -> Option<PostgresConfig> {
+    let allowed = "a libpq URL or key=value text, as in postgresql://user@host:5432/database?sslmode=verify-full";
+    if !section.has("url") {
+        section.refuse("url", format!("missing; allowed: {allowed}"));
+    }
+    let url = section.secret("url", rules::shown_connection, |url| match url.expose().trim().is_empty() {
+        true => Err(Wrong::allowed(allowed)),
+        false => Ok(url.clone()),
+    });
+    let (password, password_file) = password(&mut section);
+    let slot = section.required("slot", "the name of a logical slot", rules::slot_name);
+    let publication = section.required("publication", "the name of a publication", rules::publication_name);
+    let patroni = section.list("patroni", "http://HOST:PORT or https://HOST:PORT", rules::server_url(&["http", "https"]));
+    Some(PostgresConfig {
+        url: url?,
+        password,
+        password_file,
+        slot: slot?,
+        publication: publication?,
+        patroni: patroni?,
+    })
+}
+
+fn kafka(mut section: Section<'_>) -> Option<KafkaConfig> {
+    let brokers = section.required("brokers", "HOST:PORT, several separated by commas", rules::brokers);
+    let topic_prefix = section.required("topic_prefix", "a text unique in the Kafka cluster", rules::topic_prefix);
+    let delivery = section.or("delivery", Delivery::ExactlyOnce.as_str(), Delivery::parse);
+    let format = section.or("format", Format::Debezium.as_str(), Format::parse);
+    let compat = section.or("compat", Compat::Honest.as_str(), Compat::parse);
+    let atomic_up_to = section.number("atomic_up_to", 100_000, 1..=10_000_000);
+    let properties = section.section("properties").all(|name, text| {
+        let property = rules::property(name, text)?;
+        Ok((Shown::Text(rules::shown_property(name, text)), property))
+    });
+    Some(KafkaConfig {
+        brokers: brokers?,
+        topic_prefix: topic_prefix?,
+        delivery: delivery?,
+        format: format?,
+        compat: compat?,
+        atomic_up_to: atomic_up_to?,
+        properties: properties.into_iter().collect(),
+    })
+}
+
+fn log(mut section: Section<'_>) -> Option<LogConfig> {
+    let format = section.or("format", LogFormat::Text.as_str(), LogFormat::parse);
+    let level = section.or("level", "info", rules::log_level);
+    Some(LogConfig { format: format?, level: level? })
+}

@@ -1,0 +1,339 @@
+//! etcd behind as few verbs as the protocol needs. Every call is bounded; an endpoint that fails is left for the next one.
+//! Nothing is decided here.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, PutOptions,
+    TlsOptions, Txn, TxnOp, TxnOpResponse,
+};
+use pgbaton_core::{Holder, HolderView, Moment, Successor};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::clock::boottime;
+use crate::config::CoordinationConfig;
+
+/// One call may take this long before its endpoint is given up on.
+pub const CALL_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// etcd did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EtcdError {
+    /// No endpoint answered in time.
+    #[error("etcd does not answer: {0}")]
+    Unreachable(String),
+    /// An endpoint answered with a refusal.
+    #[error("etcd refused: {0}")]
+    Refused(String),
+    /// A file of the TLS configuration could not be read.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// The value of the holder key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HolderValue {
+    /// The worker.
+    pub worker: String,
+    /// Its boot nonce.
+    pub nonce: String,
+    /// Where it answers.
+    pub url: String,
+    /// What its consumers may rely on: says whether its sink is fenced.
+    pub delivery: String,
+    /// Tenures since the last stream.
+    pub tenures: u32,
+}
+
+/// The value of the successor key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SuccessorValue {
+    worker: Option<String>,
+    follows: i64,
+}
+
+/// A lease as it was granted.
+#[derive(Debug, Clone, Copy)]
+pub struct Granted {
+    /// Its id.
+    pub id: i64,
+    /// The TTL in the reply: servers raise small ones.
+    pub ttl: Duration,
+    /// Read before the request was sent.
+    pub asked_at: Moment,
+}
+
+/// A key with its value and mod revision.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The whole key.
+    pub key: String,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Mod revision.
+    pub revision: i64,
+}
+
+/// etcd, for the keys below one pipeline's prefix.
+pub struct Etcd {
+    endpoints: Vec<Endpoint>,
+    at: AtomicUsize,
+    prefix: String,
+}
+
+struct Endpoint {
+    url: String,
+    options: ConnectOptions,
+    client: Mutex<Option<Client>>,
+}
+
+impl Etcd {
+    /// Reads certificates and keys; connects when first used. `prefix` is the pipeline's own, without a slash at its end.
+    pub fn new(config: &CoordinationConfig, prefix: String) -> Result<Self, EtcdError> {
+        let endpoints = config
+            .endpoints
+            .iter()
+            .map(|url| Ok(Endpoint { url: url.clone(), options: options(config, url)?, client: Mutex::new(None) }))
+            .collect::<Result<_, EtcdError>>()?;
+        Ok(Etcd { endpoints, at: AtomicUsize::new(0), prefix })
+    }
+
+    /// A key of the pipeline.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+
+    /// A client of the endpoint in use, connected lazily.
+    pub async fn client(&self) -> Result<Client, EtcdError> {
+        let endpoint = &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()];
+        let mut client = endpoint.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let connecting = Client::connect([&endpoint.url], Some(endpoint.options.clone()));
+        let connected = match tokio::time::timeout(CALL_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.classify(error))?,
+            Err(_) => return Err(self.silent()),
+        };
+        Ok(client.insert(connected).clone())
+    }
+
+    /// Leaves the endpoint in use for the next one.
+    pub async fn rotate(&self) {
+        let at = self.at.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
+        // A fresh connection next time: the old one may hang on a server that is frozen.
+        *self.endpoints[at].client.lock().await = None;
+    }
+
+    fn silent(&self) -> EtcdError {
+        let endpoint = &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()];
+        EtcdError::Unreachable(format!("no answer from {} within {} ms", endpoint.url, CALL_TIMEOUT.as_millis()))
+    }
+
+    fn classify(&self, error: Error) -> EtcdError {
+        let url = &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()].url;
+        match error {
+            // The codes of gRPC that an etcd without leader, or one that goes down, answers with.
+            Error::GRpcStatus(status) if !matches!(status.code() as i32, 1 | 2 | 4 | 13 | 14) => {
+                EtcdError::Refused(format!("{} (from {url})", status.message()))
+            }
+            Error::GRpcStatus(status) => EtcdError::Unreachable(format!("{url}: {}", status.message())),
+            other => EtcdError::Unreachable(format!("{url}: {other}")),
+        }
+    }
+
+    /// One call on the endpoint in use, bounded; a failure moves on to the next endpoint for whoever calls next.
+    pub async fn once<T, F, Fut>(&self, call: F) -> Result<T, EtcdError>
+    where
+        F: FnOnce(Client) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let answer = match self.client().await {
+            Ok(client) => match tokio::time::timeout(CALL_TIMEOUT, call(client)).await {
+                Ok(answer) => answer.map_err(|error| self.classify(error)),
+                Err(_) => Err(self.silent()),
+            },
+            Err(error) => Err(error),
+        };
+        if matches!(answer, Err(EtcdError::Unreachable(_))) {
+            self.rotate().await;
+        }
+        answer
+    }
+
+    /// A call that may be repeated: tried on every endpoint before it fails.
+    pub async fn anywhere<T, F, Fut>(&self, call: F) -> Result<T, EtcdError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let mut last = self.once(&call).await;
+        for _ in 1..self.endpoints.len() {
+            if !matches!(last, Err(EtcdError::Unreachable(_))) {
+                break;
+            }
+            last = self.once(&call).await;
+        }
+        last
+    }
+
+    /// Grants a lease.
+    pub async fn grant(&self, ttl: Duration) -> Result<Granted, EtcdError> {
+        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
+        self.anywhere(|mut client| async move {
+            let asked_at = boottime();
+            let granted = client.lease_grant(seconds, None).await?;
+            let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
+            Ok(Granted { id: granted.id(), ttl, asked_at })
+        })
+        .await
+    }
+
+    /// Puts the holder key under the lease if there is none. Answers with its mod revision and etcd's cluster id; none
+    /// where somebody else has it. Not repeated: after an error the outcome is unknown.
+    pub async fn take_holder(&self, lease_id: i64, value: &HolderValue) -> Result<Option<(i64, String)>, EtcdError> {
+        let key = self.key("holder");
+        let bytes = serde_json::to_vec(value).expect("strings and numbers always serialise");
+        let txn = Txn::new()
+            .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(key, bytes, Some(PutOptions::new().with_lease(lease_id)))]);
+        self.once(|mut client| async move {
+            let answer = client.txn(txn).await?;
+            let header = answer.header().map(|header| (header.revision(), header.cluster_id()));
+            // The put is the last write of its own transaction, so its mod revision is the transaction's.
+            Ok(header.filter(|_| answer.succeeded()).map(|(revision, cluster)| (revision, format!("{cluster:x}"))))
+        })
+        .await
+    }
+
+    /// Deletes the holder key if it is still at `revision`, and leaves a successor key in the same transaction if one is
+    /// given (its inner value: nobody in particular).
+    pub async fn release_holder(&self, revision: i64, successor: Option<Option<String>>) -> Result<(), EtcdError> {
+        let key = self.key("holder");
+        let mut operations = vec![TxnOp::delete(key.clone(), None::<DeleteOptions>)];
+        if let Some(worker) = successor {
+            let value = SuccessorValue { worker, follows: revision };
+            let bytes = serde_json::to_vec(&value).expect("strings and numbers always serialise");
+            operations.push(TxnOp::put(self.key("successor"), bytes, None));
+        }
+        let txn =
+            Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, revision)]).and_then(operations);
+        self.anywhere(|mut client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Ends a lease.
+    pub async fn revoke(&self, lease_id: i64) -> Result<(), EtcdError> {
+        self.anywhere(|mut client| async move { client.lease_revoke(lease_id).await.map(drop) }).await
+    }
+
+    /// Holder and successor, linearizable, at one revision.
+    pub async fn view(&self) -> Result<HolderView, EtcdError> {
+        let txn = Txn::new()
+            .and_then([TxnOp::get(self.key("holder"), None), TxnOp::get(self.key("successor"), None)]);
+        let answer = self
+            .anywhere(|mut client| {
+                let txn = txn.clone();
+                async move { client.txn(txn).await }
+            })
+            .await?;
+        let revision = answer.header().map_or(0, |header| header.revision());
+        let mut found = answer.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(get) => get.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision())),
+            _ => None,
+        });
+        let holder = found.next().flatten().map(|(value, revision)| match serde_json::from_slice(&value) {
+            Ok(HolderValue { worker, nonce, url, .. }) => Holder { worker, nonce, url, revision },
+            // Written by hand: somebody holds it all the same, and it is not us.
+            Err(_) => Holder { worker: "unknown".into(), nonce: String::new(), url: String::new(), revision },
+        });
+        let successor = found.next().flatten().and_then(|(value, _)| {
+            let SuccessorValue { worker, follows } = serde_json::from_slice(&value).ok()?;
+            Some(Successor { worker, follows })
+        });
+        Ok(HolderView { revision, holder, successor })
+    }
+
+    /// Puts a key; under a lease if one is given.
+    pub async fn put(&self, name: &str, value: Vec<u8>, lease_id: Option<i64>) -> Result<(), EtcdError> {
+        let key = self.key(name);
+        self.anywhere(|mut client| {
+            let (key, value) = (key.clone(), value.clone());
+            async move {
+                let options = lease_id.map(|id| PutOptions::new().with_lease(id));
+                client.put(key, value, options).await.map(drop)
+            }
+        })
+        .await
+    }
+
+    /// Puts a key only while the holder key is at `revision`.
+    pub async fn put_guarded(&self, name: &str, value: Vec<u8>, revision: i64) -> Result<(), EtcdError> {
+        let txn = Txn::new()
+            .when([Compare::mod_revision(self.key("holder"), CompareOp::Equal, revision)])
+            .and_then([TxnOp::put(self.key(name), value, None)]);
+        self.anywhere(|mut client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Deletes a key.
+    pub async fn delete(&self, name: &str) -> Result<(), EtcdError> {
+        let key = self.key(name);
+        self.anywhere(|mut client| {
+            let key = key.clone();
+            async move { client.delete(key, None).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Reads a key, linearizable; with `below`, all keys that begin with its name.
+    pub async fn get(&self, name: &str, below: bool) -> Result<Vec<Stored>, EtcdError> {
+        let key = self.key(name);
+        let answer = self
+            .anywhere(|mut client| {
+                let key = key.clone();
+                async move { client.get(key, below.then(|| GetOptions::new().with_prefix())).await }
+            })
+            .await?;
+        let stored = |kv: &etcd_client::KeyValue| Stored {
+            key: String::from_utf8_lossy(kv.key()).into_owned(),
+            value: kv.value().to_vec(),
+            revision: kv.mod_revision(),
+        };
+        Ok(answer.kvs().iter().map(stored).collect())
+    }
+}
+
+fn options(config: &CoordinationConfig, url: &str) -> Result<ConnectOptions, EtcdError> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| EtcdError::Setup(format!("read {}: {error}", path.display())))
+    };
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(CALL_TIMEOUT)
+        .with_keep_alive(Duration::from_secs(2), Duration::from_secs(3))
+        .with_require_leader(true);
+    if let Some(user) = &config.user {
+        options = options.with_user(&user.username, user.password.expose()).with_auto_token_refresh(true);
+    }
+    if url.starts_with("https://") {
+        let mut tls = TlsOptions::new();
+        tls = match &config.ca_file {
+            Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),
+            None => tls.with_native_roots(),
+        };
+        if let Some(certificate) = &config.certificate {
+            tls = tls.identity(Identity::from_pem(read(&certificate.cert_file)?, read(&certificate.key_file)?));
+        }
+        options = options.with_tls(tls);
+    }
+    Ok(options)
+}

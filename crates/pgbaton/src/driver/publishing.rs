@@ -1,0 +1,564 @@
+//! The data path of one session: frames in, records out, positions back. What to publish, when to close and what to tell
+//! PostgreSQL is decided by the core's [`Stream`]; this file moves bytes.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use pgbaton_core::{Code, EventId, Gap, Journal, Lsn, Moment, Publish, Relation, SessionEnd, Stream, StreamBreak};
+use pgbaton_postgres::pgoutput::{Message, OldKind, decode};
+use pgbaton_postgres::{Frame, ReplicationConnection, StreamError};
+use pgbaton_sinks::debezium::{ChangeContext, Records, Source, TableEncoder};
+use pgbaton_sinks::kafka::{Accepted, BeginError, DataRecord, KafkaSession, SinkEvent, WriteError};
+use tracing::warn;
+
+use super::failures;
+use crate::clock::boottime;
+use crate::metrics::{Meters, Operation};
+use crate::status::Counters;
+
+/// Frames that were read and wait for the sink: beyond this the socket is not read.
+const BACKLOG_BYTES: usize = 32 << 20;
+/// Bytes of records handed to the sink and not acknowledged, by the average size of a record.
+const IN_FLIGHT_BYTES: u64 = 32 << 20;
+/// ... and their number.
+const IN_FLIGHT_RECORDS: u64 = 100_000;
+/// Frames that are worked on before the loop looks at anything else.
+const TURN: usize = 512;
+/// Status updates go out this often, unasked.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
+/// The sink has moved nothing for this long: the stream is closed on purpose.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// The coordinator's part of a commit.
+pub const COMMIT_LIMIT: Duration = Duration::from_secs(10);
+/// Making or finding a topic in the middle of a stream.
+const TOPIC_LIMIT: Duration = Duration::from_secs(4);
+/// PostgreSQL counts microseconds from 2000-01-01, Unix from 1970.
+const UNIX_TO_POSTGRES_MICROS: i64 = 946_684_800_000_000;
+
+/// What the data path needs beside its connections.
+pub struct Publishing {
+    /// Decides.
+    pub stream: Stream,
+    /// Writes the progress records.
+    pub journal: Journal,
+    /// From PostgreSQL.
+    pub connection: ReplicationConnection,
+    /// To Kafka.
+    pub sink: KafkaSession,
+    /// Primary keys of tables with REPLICA IDENTITY FULL, by OID.
+    pub keys: HashMap<u32, Vec<String>>,
+    source: Source,
+    meters: Meters,
+    accepting: bool,
+    backlog: VecDeque<(Lsn, Bytes)>,
+    backlog_bytes: usize,
+    tables: HashMap<u32, TableEncoder>,
+    records: Records,
+    scratch: Scratch,
+    transaction: Option<TransactionFacts>,
+    last_commit_lsn: Option<Lsn>,
+    status_due: Moment,
+    /// When the sink moved last, or the oldest pending record was handed to it.
+    moved: Option<Moment>,
+    average_record: u64,
+    /// Topics that the claim did not name.
+    new_topics: Vec<String>,
+    counters: Counters,
+    last_commit: Option<Duration>,
+    last_commit_time: Option<SystemTime>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    id: String,
+    chunk: String,
+}
+
+struct TransactionFacts {
+    xid: u32,
+    commit_time_micros: i64,
+}
+
+/// What happened on the data path.
+pub enum Turn {
+    /// Work was done, or there was none.
+    Fine,
+    /// The session is over.
+    Over(SessionEnd),
+}
+
+impl Publishing {
+    /// A data path that reads and answers keepalives, and publishes nothing before [`Publishing::accept`].
+    pub fn new(
+        stream: Stream,
+        journal: Journal,
+        connection: ReplicationConnection,
+        sink: KafkaSession,
+        keys: HashMap<u32, Vec<String>>,
+        source: Source,
+        meters: Meters,
+    ) -> Self {
+        Publishing {
+            stream,
+            journal,
+            connection,
+            sink,
+            keys,
+            source,
+            meters,
+            accepting: false,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            tables: HashMap::new(),
+            records: Records::default(),
+            scratch: Scratch::default(),
+            transaction: None,
+            last_commit_lsn: None,
+            status_due: boottime() + STATUS_PERIOD,
+            moved: None,
+            average_record: 512,
+            new_topics: Vec::new(),
+            counters: Counters::default(),
+            last_commit: None,
+            last_commit_time: None,
+        }
+    }
+
+    /// The slot has been checked after START: publish from now on, and confirm what is durable.
+    pub fn accept(&mut self) {
+        self.accepting = true;
+        self.stream.slot_checked();
+    }
+
+    /// What was done since the last call.
+    pub fn take_counters(&mut self) -> Counters {
+        std::mem::take(&mut self.counters)
+    }
+
+    /// How long the last commit took.
+    pub fn last_commit(&self) -> Option<Duration> {
+        self.last_commit
+    }
+
+    /// When the transaction that was read last committed; none while nothing is behind.
+    pub fn behind_since(&self) -> Option<SystemTime> {
+        let pending = self.stream.is_filling() || self.stream.is_committing() || !self.backlog.is_empty();
+        self.last_commit_time.filter(|_| pending)
+    }
+
+    /// Waits until there is something to do, and does it. Cancelling it between turns loses nothing: what was read stays
+    /// in the connection or in the backlog.
+    pub async fn wait(&mut self, until: Moment) -> Result<(), SessionEnd> {
+        let now = boottime();
+        let until = until.min(self.status_due).min(self.stream.deadline().unwrap_or(until));
+        let room = self.backlog_bytes < BACKLOG_BYTES;
+        if self.has_work() {
+            tokio::task::yield_now().await;
+            return self.read_what_is_here();
+        }
+        tokio::select! {
+            biased;
+            event = self.sink.event() => self.sink_event(event),
+            frame = self.connection.next_frame(), if room => {
+                let frame = frame.map_err(stream_end)?;
+                self.frame(frame)?;
+                self.read_what_is_here()
+            }
+            () = tokio::time::sleep(until.since(now)) => Ok(()),
+        }
+    }
+
+    /// Data is here and the sink can take it.
+    fn has_work(&self) -> bool {
+        self.accepting && !self.backlog.is_empty() && !self.stream.is_committing() && !self.sink_is_full() && self.next_is_known()
+    }
+
+    /// In a chunked transaction a row is written only when it is known whether it is the last one: something always
+    /// follows it.
+    fn next_is_known(&self) -> bool {
+        !self.stream.marks_last() || self.backlog.len() >= 2
+    }
+
+    fn sink_is_full(&self) -> bool {
+        self.sink.in_flight() >= (IN_FLIGHT_BYTES / self.average_record.max(1)).clamp(64, IN_FLIGHT_RECORDS)
+    }
+
+    /// One turn: works on what is here, closes what is due, tells PostgreSQL how far we are.
+    pub async fn turn(&mut self) -> Turn {
+        match self.work().await {
+            Ok(()) => Turn::Fine,
+            Err(end) => Turn::Over(end),
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), SessionEnd> {
+        let mut left = TURN;
+        while left > 0 && self.has_work() {
+            left -= 1;
+            let Some((lsn, data)) = self.backlog.pop_front() else { break };
+            self.backlog_bytes -= data.len();
+            self.message(lsn, &data).await?;
+            if self.stream.is_filling() && self.stream.must_close(boottime(), !self.backlog.is_empty()) {
+                self.close();
+            }
+        }
+        let now = boottime();
+        // The backlog may have run dry behind a commit that was read in an earlier turn.
+        if self.accepting && !self.stream.is_committing() {
+            if self.backlog.is_empty() && self.stream.must_close(now, false) {
+                self.close();
+            } else if self.backlog.is_empty() && self.stream.idle_close_due(now) {
+                self.begin()?;
+                self.close();
+            } else if self.stream.open_too_long(now) {
+                return Err(SessionEnd::OpenTooLong);
+            }
+        }
+        self.watch_the_sink(now)?;
+        if now >= self.status_due {
+            self.tell(now)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the timer's status: what is durable, or nothing new.
+    fn tell(&mut self, now: Moment) -> Result<(), SessionEnd> {
+        self.status_due = now + STATUS_PERIOD;
+        let status = self.stream.status();
+        self.connection.send_status(status.write, status.flush, status.flush, false).map_err(stream_end)
+    }
+
+    fn read_what_is_here(&mut self) -> Result<(), SessionEnd> {
+        while self.backlog_bytes < BACKLOG_BYTES {
+            match self.connection.try_next_frame().map_err(stream_end)? {
+                Some(frame) => self.frame(frame)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        match frame {
+            Frame::XLogData { wal_start, wal_end, data, .. } => {
+                self.stream.received(wal_start.max(wal_end));
+                self.backlog_bytes += data.len();
+                self.backlog.push_back((wal_start, data));
+            }
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
+                let answer =
+                    self.stream.keepalive(wal_end, reply_requested, self.backlog.is_empty()).map_err(broken)?;
+                if let Some(status) = answer {
+                    self.connection
+                        .send_status(status.write, status.flush, status.flush, false)
+                        .map_err(stream_end)?;
+                }
+            }
+            Frame::End => {
+                return Err(SessionEnd::Stream(failures::passing(
+                    Code::PostgresUnreachable,
+                    "the server ended the stream: it stops, restarts or switches over".to_owned(),
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn message(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), SessionEnd> {
+        let message = decode(data).map_err(|malformed| {
+            SessionEnd::Stream(failures::passing(
+                Code::PostgresUnreachable,
+                format!("PostgreSQL sent a message that is none of pgoutput's: {malformed}"),
+            ))
+        })?;
+        match message {
+            Message::Begin { final_lsn, commit_time, xid } => {
+                let unix = commit_time + UNIX_TO_POSTGRES_MICROS;
+                self.transaction = Some(TransactionFacts { xid, commit_time_micros: unix });
+                self.last_commit_time = u64::try_from(unix).ok().map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+                self.stream.begin(xid, final_lsn, failures::rfc3339_micros(unix)).map_err(broken)
+            }
+            Message::Commit { end_lsn, .. } => {
+                self.stream.commit(end_lsn).map_err(broken)?;
+                self.counters.transactions += 1;
+                self.last_commit_lsn = Some(end_lsn);
+                self.transaction = None;
+                Ok(())
+            }
+            Message::Relation(relation) => self.relation(&relation).await,
+            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {
+                match self.stream.change(data).map_err(broken)? {
+                    Some(publish) => self.publish(publish, lsn, &message).await,
+                    None => Ok(()),
+                }
+            }
+            Message::Origin { .. } | Message::Type { .. } | Message::Message { .. } => Ok(()),
+        }
+    }
+
+    async fn relation(&mut self, relation: &Relation) -> Result<(), SessionEnd> {
+        let keys = self.keys.get(&relation.oid).map(Vec::as_slice);
+        let (encoder, unmapped) = TableEncoder::compile(relation, keys, &self.source).map_err(|error| SessionEnd::Sink {
+            code: Code::ConfigInvalid,
+            detail: format!("table {}.{}: {error}", relation.schema, relation.table),
+        })?;
+        if let Some((oid, _)) =
+            self.tables.iter().find(|(oid, table)| **oid != relation.oid && table.topic() == encoder.topic())
+        {
+            return Err(SessionEnd::Sink {
+                code: Code::TopicCollision,
+                detail: format!(
+                    "table {}.{} would be written to topic {}, as the table with OID {oid} is",
+                    relation.schema,
+                    relation.table,
+                    encoder.topic()
+                ),
+            });
+        }
+        if !self.tables.contains_key(&relation.oid) {
+            for column in &unmapped {
+                warn!(
+                    schema = relation.schema,
+                    table = relation.table,
+                    column = column.name,
+                    type_oid = column.type_oid,
+                    "column is sent as text: its type has no mapping"
+                );
+            }
+        }
+        let topic = [encoder.topic()];
+        match tokio::time::timeout(TOPIC_LIMIT, self.sink.prepare_topics(&topic)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(failures::topic(&error)),
+            Err(_) => return Err(SessionEnd::Stalled(format!("topic {} could not be found or made in time", encoder.topic()))),
+        }
+        if !self.new_topics.iter().any(|topic| topic == encoder.topic()) {
+            self.new_topics.push(encoder.topic().to_owned());
+        }
+        self.tables.insert(relation.oid, encoder);
+        Ok(())
+    }
+
+    async fn publish(&mut self, publish: Publish, lsn: Lsn, message: &Message<'_>) -> Result<(), SessionEnd> {
+        if !self.stream.is_filling() {
+            self.begin()?;
+        }
+        let facts = self.transaction.as_ref().ok_or_else(|| out_of_order("a change", "Begin"))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let context = ChangeContext {
+            xid: facts.xid,
+            lsn,
+            last_commit_lsn: self.last_commit_lsn,
+            commit_time_micros: facts.commit_time_micros,
+            now_nanos: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+        };
+        if let Some(chunk) = publish.chunk {
+            let last = self.backlog.front().is_some_and(|(_, next)| next.first() == Some(&b'C'));
+            self.scratch.chunk = if last { format!("{chunk}/last") } else { chunk.to_string() };
+        } else {
+            self.scratch.chunk.clear();
+        }
+        let mut part = 0;
+        match message {
+            Message::Truncate { relations, .. } => {
+                for oid in relations {
+                    self.records.clear();
+                    self.table(*oid)?;
+                    self.tables[oid].truncate(&context, &mut self.records);
+                    part = self.write(publish.id, *oid, part).await?;
+                }
+                self.meters.changes(Operation::Truncate, 1);
+            }
+            Message::Insert { relation, new } => {
+                self.encode(*relation, |table, out| table.insert(&context, new, out))?;
+                self.write(publish.id, *relation, part).await?;
+                self.meters.changes(Operation::Insert, 1);
+            }
+            Message::Update { relation, old, new } => {
+                let key_only = old.is_some_and(|old| old.kind == OldKind::Key);
+                let tuple = old.as_ref().map(|old| &old.tuple);
+                self.encode(*relation, |table, out| table.update(&context, tuple, key_only, new, out))?;
+                self.write(publish.id, *relation, part).await?;
+                self.meters.changes(Operation::Update, 1);
+            }
+            Message::Delete { relation, old } => {
+                self.encode(*relation, |table, out| table.delete(&context, &old.tuple, out))?;
+                self.write(publish.id, *relation, part).await?;
+                self.meters.changes(Operation::Delete, 1);
+            }
+            _ => {}
+        }
+        self.counters.changes += 1;
+        self.stream.written(boottime());
+        Ok(())
+    }
+
+    fn table(&self, oid: u32) -> Result<&TableEncoder, SessionEnd> {
+        self.tables.get(&oid).ok_or_else(|| out_of_order("a change of an unknown table", "Relation"))
+    }
+
+    fn encode(
+        &mut self,
+        oid: u32,
+        encode: impl FnOnce(&TableEncoder, &mut Records) -> Result<(), pgbaton_sinks::debezium::EncodeError>,
+    ) -> Result<(), SessionEnd> {
+        self.records.clear();
+        let table = self.tables.get(&oid).ok_or_else(|| out_of_order("a change of an unknown table", "Relation"))?;
+        encode(table, &mut self.records)
+            .map_err(|error| SessionEnd::Sink { code: Code::ConfigInvalid, detail: error.to_string() })
+    }
+
+    /// Hands the encoded records over. Answers with the next free part.
+    async fn write(&mut self, id: EventId, oid: u32, first_part: u8) -> Result<u8, SessionEnd> {
+        let term = self.journal.term().0.to_string();
+        let mut next = first_part;
+        for index in 0..self.records.iter().len() {
+            let Some(record) = self.records.iter().nth(index) else { break };
+            let part = first_part + record.part.unwrap_or(0);
+            next = part + 1;
+            self.scratch.id.clear();
+            use std::fmt::Write as _;
+            let _ = write!(self.scratch.id, "{}", EventId { part, ..id });
+            let mut headers: [(&str, &[u8]); 4] =
+                [("pgbaton.id", self.scratch.id.as_bytes()), ("pgbaton.term", term.as_bytes()), ("", b""), ("", b"")];
+            let mut count = 2;
+            if !self.scratch.chunk.is_empty() {
+                headers[count] = ("pgbaton.chunk", self.scratch.chunk.as_bytes());
+                count += 1;
+            }
+            if let Some(header) = record.header {
+                headers[count] = header;
+                count += 1;
+            }
+            let size = record.value.map_or(0, <[u8]>::len) as u64 + record.key.map_or(0, <[u8]>::len) as u64 + 128;
+            self.average_record = (self.average_record * 63 + size) / 64;
+            self.counters.bytes += size - 128;
+            let data = DataRecord {
+                topic: self.tables[&oid].topic(),
+                key: record.key,
+                value: record.value,
+                headers: &headers[..count],
+            };
+            let waiting_since = boottime();
+            loop {
+                match self.sink.write(&data) {
+                    Ok(Accepted::Queued) => break,
+                    Ok(Accepted::QueueFull) => {
+                        if boottime().since(waiting_since) >= STALLED_AFTER {
+                            return Err(stalled());
+                        }
+                        match tokio::time::timeout(STALLED_AFTER, self.sink.event()).await {
+                            Ok(SinkEvent::Failed(error)) => return Err(failures::session(&error)),
+                            Ok(_) => {}
+                            Err(_) => return Err(stalled()),
+                        }
+                    }
+                    Err(WriteError::Session(error)) => return Err(failures::session(&error)),
+                    Err(error) => {
+                        return Err(SessionEnd::Sink { code: Code::KafkaUnreachable, detail: error.to_string() });
+                    }
+                }
+            }
+        }
+        self.moved.get_or_insert_with(boottime);
+        Ok(next)
+    }
+
+    fn begin(&mut self) -> Result<(), SessionEnd> {
+        let open = self.journal.open(std::mem::take(&mut self.new_topics));
+        self.sink.begin(&open).map_err(|error| match error {
+            BeginError::Session(error) => failures::session(&error),
+            other => SessionEnd::Sink { code: Code::Fenced, detail: format!("a new producer is needed: {other}") },
+        })?;
+        self.moved.get_or_insert_with(boottime);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let reached = self.stream.close();
+        self.sink.commit(&self.journal.close(&reached), COMMIT_LIMIT);
+        self.moved = Some(boottime());
+    }
+
+    fn sink_event(&mut self, event: SinkEvent) -> Result<(), SessionEnd> {
+        let now = boottime();
+        match event {
+            SinkEvent::Delivered => {
+                self.moved = (self.sink.in_flight() > 0 || self.stream.is_committing()).then_some(now);
+            }
+            SinkEvent::Committed(report) => {
+                self.moved = None;
+                self.last_commit = Some(report.took);
+                self.meters.commit(report.took);
+                self.stream.closed(now);
+                // Durable: PostgreSQL hears of it in this very turn.
+                self.status_due = now;
+            }
+            SinkEvent::Failed(error) => return Err(failures::session(&error)),
+        }
+        Ok(())
+    }
+
+    fn watch_the_sink(&mut self, now: Moment) -> Result<(), SessionEnd> {
+        if self.sink.in_flight() == 0 && !self.stream.is_committing() {
+            self.moved = None;
+        }
+        match self.moved {
+            Some(moved) if now.since(moved) >= STALLED_AFTER => Err(stalled()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the data path. With `commit`, what is complete is committed and confirmed by then; the rest is left for the
+    /// next session, which finds it where progress says.
+    pub async fn finish(mut self, commit: bool, by: Moment, sink_failed: bool) {
+        let limit = by.since(boottime());
+        let _ = tokio::time::timeout(limit, async {
+            if commit && self.accepting {
+                if self.stream.is_filling() && !self.stream.is_committing() && (self.stream.at_boundary() || self.stream.marks_last()) {
+                    self.close();
+                }
+                while self.stream.is_committing() {
+                    let event = self.sink.event().await;
+                    if self.sink_event(event).is_err() {
+                        break;
+                    }
+                }
+                let status = self.stream.status();
+                let _ = self.connection.send_status(status.write, status.flush, status.flush, false);
+            }
+        })
+        .await;
+        let Publishing { connection, sink, stream, .. } = self;
+        let _ = tokio::time::timeout(by.since(boottime()).min(Duration::from_millis(500)), connection.close()).await;
+        if stream.is_filling() && !sink_failed {
+            let _ = tokio::time::timeout(by.since(boottime()), sink.abort()).await;
+        }
+    }
+}
+
+fn stalled() -> SessionEnd {
+    SessionEnd::Stalled(format!("Kafka has acknowledged nothing for {} s", STALLED_AFTER.as_secs()))
+}
+
+fn out_of_order(found: &'static str, expected: &'static str) -> SessionEnd {
+    broken(StreamBreak::OutOfOrder { found, expected })
+}
+
+fn broken(broken: StreamBreak) -> SessionEnd {
+    match broken {
+        StreamBreak::Discontinuity(discontinuity) => SessionEnd::Contradiction(Gap {
+            code: discontinuity.code,
+            timeline: pgbaton_core::Timeline(0),
+            from_lsn: discontinuity.at,
+            to_lsn: None,
+            text: discontinuity.text,
+        }),
+        other => SessionEnd::Stream(failures::passing(Code::PostgresUnreachable, other.to_string())),
+    }
+}
+
+fn stream_end(error: StreamError) -> SessionEnd {
+    SessionEnd::Stream(failures::stream(&error))
+}

@@ -1,0 +1,172 @@
+//! What a session owns while the core walks it through its steps, and the effects that make and close it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgbaton_core::{
+    ClaimPlan, Code, Failure, FenceRead, Input, Inspection, Lsn, Moment, ReaderName, SessionEnd, Tenure, first_open,
+};
+use pgbaton_postgres::{Conninfo, ReplicationConnection};
+use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaTarget};
+use tokio::time::timeout;
+
+use super::publishing::{COMMIT_LIMIT, Publishing};
+use super::{failures, inspecting};
+use crate::coordination::Etcd;
+
+/// The walsender is cut off when it hears nothing for this long (W_t).
+const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Setting up and starting the stream.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// Init, `open` and reading progress: half of the transaction time-out.
+const FENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a session has so far.
+#[derive(Default)]
+pub struct Session {
+    /// Open from Inspect on; taken by the step that uses it.
+    pub connection: Option<ReplicationConnection>,
+    /// Open from Fence on.
+    pub sink: Option<KafkaSession>,
+    /// From the claim on.
+    pub plan: Option<Box<ClaimPlan>>,
+    /// Primary keys of tables with REPLICA IDENTITY FULL.
+    pub keys: HashMap<u32, Vec<String>>,
+    /// From the start of the stream on.
+    pub publishing: Option<Box<Publishing>>,
+    /// The sink is what failed: it is not asked to abort.
+    pub sink_failed: bool,
+}
+
+/// What the steps of a session lead to.
+pub enum Step {
+    /// Connected and looked.
+    Inspected(ReplicationConnection, Box<Inspection>, HashMap<u32, Vec<String>>),
+    /// Fenced and read.
+    Fenced(KafkaSession, Box<FenceRead>),
+    /// The claim is committed.
+    Claimed(KafkaSession),
+    /// The server streams.
+    Started(ReplicationConnection),
+    /// It refused.
+    NotStarted(ReplicationConnection, Failure),
+    /// The step failed; what it had taken is closed.
+    Broken(SessionEnd),
+    /// Everything is closed.
+    Ended,
+}
+
+/// Connects and looks.
+pub async fn inspect(conninfo: Arc<Conninfo>, wanted: Arc<inspecting::Wanted>) -> Step {
+    match inspecting::inspect(&conninfo, &wanted).await {
+        Ok((connection, inspection, keys)) => Step::Inspected(connection, Box::new(inspection), keys),
+        Err(failure) => Step::Broken(SessionEnd::Stream(failure)),
+    }
+}
+
+/// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.
+pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, session: String, topics: Vec<String>) -> Step {
+    let open = first_open(&session, &worker);
+    let fenced = match timeout(FENCE_LIMIT, KafkaSession::fence(&target, &open)).await {
+        Ok(Ok(fenced)) => fenced,
+        Ok(Err(error)) => return Step::Broken(failures::fence(&error)),
+        Err(_) => {
+            let detail = format!("Kafka did not answer within {} s", FENCE_LIMIT.as_secs());
+            return Step::Broken(SessionEnd::Sink { code: Code::KafkaUnreachable, detail });
+        }
+    };
+    let Fenced { session: mut sink, read } = fenced;
+    let mut witness = None;
+    if read.position.is_none() {
+        witness = match etcd.get("checkpoint", false).await {
+            Ok(stored) if stored.is_empty() => None,
+            Ok(_) => Some("etcd holds a checkpoint of this pipeline".to_owned()),
+            Err(error) => {
+                sink.abort().await;
+                let detail = format!("whether there was progress could not be asked: {error}");
+                return Step::Broken(SessionEnd::Sink { code: Code::EtcdUnreachable, detail });
+            }
+        };
+        if !read.log_starts_at_zero {
+            witness = Some("the beginning of the progress topic is gone".to_owned());
+        }
+    }
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    if let Err(error) = sink.prepare_topics(&names).await {
+        sink.abort().await;
+        return Step::Broken(failures::topic(&error));
+    }
+    let read = FenceRead {
+        session,
+        position: read.position.map(|stored| (stored.record, stored.hash)),
+        last_open: read.last_open,
+        witness,
+        kafka_cluster: read.kafka_cluster,
+    };
+    Step::Fenced(sink, Box::new(read))
+}
+
+/// Writes the claim and commits it.
+pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>) -> Step {
+    match sink.claim(&plan.records.progress, &plan.records.markers, COMMIT_LIMIT).await {
+        Ok(_) => Step::Claimed(sink),
+        Err(error) => Step::Broken(failures::session(&error)),
+    }
+}
+
+/// Names the walsender, sets its time-outs and starts the stream.
+pub async fn start(mut connection: ReplicationConnection, slot: String, publication: String, name: ReaderName, at: Lsn) -> Step {
+    let starting = async {
+        let set = format!(
+            "SET application_name = '{name}'; SET wal_sender_timeout = '{}ms'",
+            WAL_SENDER_TIMEOUT.as_millis()
+        );
+        connection.query(&set).await?;
+        let _ = connection.set_tcp_user_timeout(WAL_SENDER_TIMEOUT * 2);
+        let publications = format!("\"{}\"", publication.replace('"', "\"\""));
+        let options = [("proto_version", "1"), ("publication_names", publications.as_str())];
+        connection.start_replication(&slot, at, &options).await
+    };
+    match timeout(START_LIMIT, starting).await {
+        Ok(Ok(())) => Step::Started(connection),
+        Ok(Err(error)) if error.db_error().is_some() => {
+            let failure = failures::query(&error);
+            Step::NotStarted(connection, failure)
+        }
+        Ok(Err(error)) => Step::Broken(SessionEnd::Stream(failures::query(&error))),
+        Err(_) => {
+            let detail = format!("START_REPLICATION was not answered within {} s", START_LIMIT.as_secs());
+            Step::Broken(SessionEnd::Stream(failures::passing(Code::PostgresUnreachable, detail)))
+        }
+    }
+}
+
+impl Session {
+    /// Closes everything, by then at the latest.
+    pub async fn end(self, commit: bool, by: Moment) -> Step {
+        let Session { connection, sink, publishing, sink_failed, .. } = self;
+        if let Some(publishing) = publishing {
+            publishing.finish(commit, by, sink_failed).await;
+        }
+        if let Some(connection) = connection {
+            let _ = timeout(Duration::from_millis(500), connection.close()).await;
+        }
+        if let Some(sink) = sink.filter(|_| !sink_failed) {
+            let _ = timeout(by.since(crate::clock::boottime()), sink.abort()).await;
+        }
+        Step::Ended
+    }
+}
+
+/// Gives the lease back: the holder key first, guarded, then the lease itself. What etcd does not take in time ends with
+/// the lease.
+pub async fn release(etcd: Arc<Etcd>, tenure: Tenure, successor: Option<Option<String>>) -> Input {
+    let limit = Duration::from_secs(4);
+    let _ = timeout(limit, async {
+        let _ = etcd.release_holder(tenure.revision, successor).await;
+        let _ = etcd.revoke(tenure.lease_id).await;
+    })
+    .await;
+    Input::Released
+}

@@ -1,0 +1,105 @@
+//! The unsafe methods: who may ask, and what is passed on to the drivers.
+
+use std::time::Duration;
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{FromRequest, Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{App, Command, Problem, Refused, Service, probe::unknown_pipeline, server::Connection};
+use crate::secret::Secret;
+
+/// A body that takes longer to arrive is not a command.
+const BODY_TIME: Duration = Duration::from_secs(2);
+/// A driver answers at its next turn.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Handover {
+    to: Option<String>,
+}
+
+pub(super) async fn handover(
+    State(shared): App,
+    Extension(connection): Extension<Connection>,
+    Path(pipeline): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let service = &shared.service;
+    authorise(service, &connection, request.headers())?;
+    let Some(commands) = service.commands.get(&pipeline) else {
+        return Err(unknown_pipeline(&service.board, &pipeline));
+    };
+    let Handover { to } = body(request).await?;
+    let (answer, answered) = oneshot::channel();
+    let silent = |what: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_answer", what).fix("look at /status and try again");
+    commands.try_send(Command::Handover { to, answer }).map_err(|_| silent("the pipeline takes no commands now"))?;
+    match timeout(ANSWER_TIME, answered).await {
+        Ok(Ok(Ok(()))) => Ok((StatusCode::ACCEPTED, Json(service.board.status())).into_response()),
+        Ok(Ok(Err(refused))) => Ok((StatusCode::CONFLICT, Json(refused)).into_response()),
+        Ok(Err(_)) | Err(_) => Err(silent("the pipeline did not answer in time")),
+    }
+}
+
+/// A command that the interface names and this version has not.
+pub(super) async fn not_available(
+    State(shared): App,
+    Extension(connection): Extension<Connection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    authorise(&shared.service, &connection, request.headers())?;
+    let refused = Refused {
+        code: "not_available",
+        message: "this command is not available in this version".to_owned(),
+        fix: "stop the worker instead; a later version will know it".to_owned(),
+        holder_url: None,
+    };
+    Ok((StatusCode::CONFLICT, Json(refused)).into_response())
+}
+
+async fn body<T: Default + serde::de::DeserializeOwned>(request: Request) -> Result<T, Problem> {
+    let bad = |what: String| Problem::new(StatusCode::BAD_REQUEST, "bad_request", what).fix("send {} or {\"to\": \"WORKER\"}");
+    let bytes = timeout(BODY_TIME, Bytes::from_request(request, &())).await;
+    match bytes {
+        Ok(Ok(bytes)) if bytes.is_empty() => Ok(T::default()),
+        Ok(Ok(bytes)) => serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body is not understood: {error}"))),
+        Ok(Err(error)) => Err(bad(error.body_text())),
+        Err(_) => Err(bad("the body did not arrive in time".to_owned())),
+    }
+}
+
+/// Everybody with the token; without one, this machine only, and no web page that a browser here has open.
+fn authorise(service: &Service, connection: &Connection, headers: &HeaderMap) -> Result<(), Problem> {
+    let forbidden = |what: &str, fix: &str| Problem::new(StatusCode::FORBIDDEN, "forbidden", what).fix(fix);
+    let Some(file) = &service.token_file else {
+        if !connection.peer.ip().to_canonical().is_loopback() {
+            return Err(forbidden("without a token this is answered on loopback only", "set http.token_file"));
+        }
+        if headers.contains_key(header::ORIGIN) {
+            return Err(forbidden("without a token web pages are not answered", "set http.token_file"));
+        }
+        return Ok(());
+    };
+    // Read anew each time: a changed token counts at once.
+    let token = Secret::read(file).map_err(|error| {
+        tracing::error!(file = %file.display(), %error, "the token cannot be read, so that every command is refused");
+        forbidden("the token cannot be read", "see the worker's log")
+    })?;
+    let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let Some(given) = given.and_then(|value| value.strip_prefix(b"Bearer ")) else {
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this needs the token")
+            .fix("send Authorization: Bearer TOKEN"));
+    };
+    match bool::from(given.ct_eq(token.expose().as_bytes())) {
+        true => Ok(()),
+        false => Err(forbidden("this is not the token", "send the content of http.token_file")),
+    }
+}

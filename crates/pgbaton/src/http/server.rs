@@ -1,0 +1,211 @@
+//! Listens and keeps a bounded number of connections, whatever clients do. A new connection is always taken: the oldest
+//! that is no event stream goes for it, so that thousands of slow clients push out one another and not a probe.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{Service, router};
+
+/// More than any honest crowd of probes and peers needs at once.
+const MOST_CONNECTIONS: u64 = 256;
+/// Connections that wait to be taken.
+const QUEUE: i32 = 4096;
+/// A request's head is sent at once by whoever means it.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// The greatest head.
+const HEAD_BYTES: usize = 16 << 10;
+/// A peer that takes no bytes for so long is gone; its connection would otherwise stay for ever.
+const UNREAD_TIME: Duration = Duration::from_secs(10);
+/// How often the recorder's samples are put away, so that they stay few when nobody asks for them.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The address that could not be listened on, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address}: {source}")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// A socket that listens already, with nobody answering yet.
+#[derive(Debug)]
+pub struct Bound {
+    listener: StdListener,
+    address: SocketAddr,
+}
+
+/// Takes the address, before anything else is started.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn bind(address: SocketAddr) -> Result<Bound, BindError> {
+    let bound = || {
+        let listener = StdListener::bind(address)?;
+        // Longer than the standard library's queue: a probe that arrives with a flood must not be dropped and have to
+        // try again a second later.
+        rustix::net::listen(&listener, QUEUE)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Bound { listener, address })
+    };
+    bound().map_err(|source| BindError { address, source })
+}
+
+impl Bound {
+    /// The address, with the port that the system chose if it was asked to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from now on, on threads of its own.
+    ///
+    /// # Errors
+    /// When the threads cannot be made.
+    pub fn serve(self, service: Service) -> io::Result<Server> {
+        // Two, so that one long answer does not stand before a probe.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("pgbaton-http")
+            .enable_all()
+            .build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(self.listener)?
+        };
+        let most = most_connections();
+        let metrics = service.metrics.clone();
+        let router = router(service, most / 4);
+        runtime.spawn(async move {
+            let mut ticks = tokio::time::interval(UPKEEP);
+            loop {
+                ticks.tick().await;
+                metrics.run_upkeep();
+            }
+        });
+        runtime.spawn(accept(listener, router, most));
+        Ok(Server { runtime: Some(runtime) })
+    }
+}
+
+/// Answers until it is dropped; then every connection ends.
+#[derive(Debug)]
+pub struct Server {
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A share of the files that we may have open: the rest is for PostgreSQL, Kafka and etcd.
+fn most_connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    (files / 4).clamp(8, MOST_CONNECTIONS) as usize
+}
+
+/// What a handler knows of the connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub peer: SocketAddr,
+    /// Whether it is an event stream, which stays open by its nature.
+    pub streams: Arc<AtomicBool>,
+}
+
+/// The open connections, oldest first.
+struct Open {
+    connections: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+    tasks: JoinSet<()>,
+    most: usize,
+}
+
+impl Open {
+    fn add(&mut self, peer: SocketAddr, stream: TcpStream, router: Router) {
+        if self.connections.len() >= self.most {
+            self.end_oldest();
+        }
+        let connection = Connection { peer, streams: Arc::default() };
+        let streams = Arc::clone(&connection.streams);
+        let task = self.tasks.spawn(answer(stream, connection, router));
+        self.connections.push_back((task, streams));
+    }
+
+    /// There is always one: event streams are a quarter at most.
+    fn end_oldest(&mut self) {
+        let oldest = self.connections.iter().position(|(_, streams)| !streams.load(Ordering::Relaxed));
+        if let Some((task, _)) = oldest.and_then(|oldest| self.connections.remove(oldest)) {
+            task.abort();
+        }
+    }
+
+    fn forget(&mut self, ended: tokio::task::Id) {
+        self.connections.retain(|(task, _)| task.id() != ended);
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, most: usize) {
+    let mut open = Open { connections: VecDeque::new(), tasks: JoinSet::new(), most };
+    loop {
+        // Both arms may be dropped and tried again.
+        tokio::select! {
+            Some(ended) = open.tasks.join_next_with_id() => open.forget(match ended {
+                Ok((id, ())) => id,
+                Err(error) => error.id(),
+            }),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => open.add(peer, stream, router.clone()),
+                // No file left, or the client is gone already. Giving up a connection makes room; the pause keeps
+                // the loop from spinning where the files are held by others.
+                Err(error) => {
+                    tracing::warn!(%error, "an HTTP connection could not be taken");
+                    open.end_oldest();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, connection: Connection, router: Router) {
+    // Neither setting is needed for a right answer.
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_TIME.as_millis() as u32);
+    let app = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(connection.clone());
+        hyper::service::Service::call(&app, request)
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}

@@ -1,0 +1,144 @@
+//! `cargo xtask test`: all that is checked, here and in CI. Prints one line for each check and test as it goes.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, Profile, cargo};
+use crate::cluster::PGBATON_BIN;
+use crate::lab::Lab;
+use crate::setup;
+use crate::wait::go_on;
+
+/// Runs everything, or with a filter only the tests whose name contains it. False when something failed.
+pub fn run(filter: Option<&str>) -> Result<bool> {
+    setup::run(false)?;
+    let lab = Lab::open()?;
+    let mut tally = Tally::default();
+    if filter.is_none() {
+        tally.check("format", cargo(&lab).args(["fmt", "--all", "--check"]))?;
+        tally.check("lints", cargo(&lab).args(["clippy", "--quiet", "--workspace", "--all-targets"]))?;
+        deny(&lab, &mut tally)?;
+    }
+    let worker = match std::env::var_os(PGBATON_BIN) {
+        Some(path) => path.into(),
+        None => build::pgbaton(&lab, Profile::Dev)?,
+    };
+    for (what, arguments, threads) in GROUPS {
+        go_on()?;
+        eprintln!("--- {what}");
+        let mut command = cargo(&lab);
+        command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter).arg("--").args(*threads);
+        tally.tests(what, command.env(PGBATON_BIN, &worker))?;
+    }
+    tally.close(&lab);
+    Ok(tally.failed.is_empty())
+}
+
+/// In this order, so that what is quick to fail fails first. Clusters are too heavy to run side by side.
+const GROUPS: &[(&str, &[&str], &[&str])] = &[
+    ("unit tests, and tests on single servers", &["--workspace", "--exclude", "pgbaton-tests"], &[]),
+    ("the whole: real clusters", &["--package", "pgbaton-tests"], &["--test-threads=1"]),
+];
+
+fn deny(lab: &Lab, tally: &mut Tally) -> Result<()> {
+    let installed = cargo(lab).args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if installed.is_ok_and(|status| status.success()) {
+        return tally.check("licences and advisories", cargo(lab).args(["deny", "--log-level", "error", "check"]));
+    }
+    println!("check licences and advisories ... skipped, cargo-deny is not installed (cargo install cargo-deny)");
+    Ok(())
+}
+
+/// What passed and what failed, tests and checks alike.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Tally {
+    /// A command that has nothing to say unless it fails.
+    fn check(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))?;
+        if output.status.success() {
+            println!("check {what} ... ok");
+            self.passed += 1;
+        } else {
+            println!("check {what} ... FAILED");
+            print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            self.failed.push(format!("{what}: {command:?}"));
+        }
+        Ok(())
+    }
+
+    /// Test binaries: every line is passed on as it comes, the lines of libtest are counted.
+    fn tests(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("run cargo test")?;
+        let before = self.failed.len();
+        for line in BufReader::new(child.stdout.take().context("read cargo test")?).lines() {
+            let line = line.context("read cargo test")?;
+            self.count(&line);
+            if !is_noise(&line) {
+                println!("{line}");
+            }
+        }
+        let status = child.wait().context("wait for cargo test")?;
+        if !status.success() && self.failed.len() == before {
+            // Not built, or ended without a verdict.
+            self.failed.push(format!("{what} ({status})"));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, line: &str) {
+        let Some(test) = line.strip_prefix("test ") else { return };
+        if test.ends_with("... ok") {
+            self.passed += 1;
+        } else if let Some(name) = test.strip_suffix(" ... FAILED") {
+            self.failed.push(name.to_owned());
+        }
+    }
+
+    fn close(&self, lab: &Lab) {
+        if !self.failed.is_empty() {
+            println!("\nfailed:");
+            for name in &self.failed {
+                println!("    {name}");
+            }
+            println!(
+                "What each said is above, under its name; servers' logs are in {}/*/log.",
+                lab.instances().display()
+            );
+            println!("One alone: cargo xtask test NAME");
+        }
+        println!("\n{} passed, {} failed", self.passed, self.failed.len());
+    }
+}
+
+/// What libtest prints between tests and says nothing.
+fn is_noise(line: &str) -> bool {
+    line.is_empty() || line.starts_with("running ") || line.starts_with("test result: ok")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_verdicts_are_counted() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a ... ok",
+            "test b ... FAILED",
+            "test c ... ignored",
+            "test result: FAILED. 1 passed",
+            "    test x",
+        ] {
+            tally.count(line);
+        }
+        assert_eq!((tally.passed, tally.failed), (1, vec!["b".to_owned()]));
+    }
+}

@@ -1,0 +1,122 @@
+//! What the checker found, as people and reports read it.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// One statement of INVARIANTS and whether it held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Invariant {
+    /// Its number.
+    pub id: u32,
+    /// What it says, in a few words.
+    pub what: &'static str,
+    /// Whether it held in all that was checked.
+    pub ok: bool,
+    /// How many times it was looked at.
+    pub checked: u64,
+    /// How many times it did not hold.
+    pub broken: u64,
+    /// The first counter-example, in words.
+    pub first: Option<String>,
+}
+
+impl Invariant {
+    /// An invariant of which nothing was looked at yet.
+    pub fn new(id: u32, what: &'static str) -> Self {
+        Invariant { id, what, ok: true, checked: 0, broken: 0, first: None }
+    }
+
+    /// Looks at one case; `words` describes it if it does not hold.
+    pub fn look(&mut self, holds: bool, words: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !holds {
+            self.ok = false;
+            self.broken += 1;
+            self.first.get_or_insert_with(words);
+        }
+    }
+}
+
+/// Records of timelines that lost: told apart by whether a marker names them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Phantoms {
+    /// Named by a divergence marker.
+    pub marked: u64,
+    /// Named by nothing.
+    pub unmarked: u64,
+}
+
+/// The checker's verdict over one pipeline.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Verdict {
+    /// Transactions of the surviving database.
+    pub written: u64,
+    /// Distinct transactions of the surviving database that the topics tell.
+    pub received: u64,
+    /// What the database has and the topics do not.
+    pub lost: u64,
+    /// What the topics tell twice.
+    pub duplicated: u64,
+    /// What the topics tell and the database does not have.
+    pub invented: u64,
+    /// Records that come before an earlier one.
+    pub out_of_order: u64,
+    /// Records of a timeline that lost.
+    pub phantoms: Phantoms,
+    /// Committed opens without their end.
+    pub torn: u64,
+    /// Gaps that consumers were told of.
+    pub gaps: Vec<Value>,
+    /// Data records read.
+    pub records: u64,
+    /// Each invariant that was looked at.
+    pub invariants: Vec<Invariant>,
+}
+
+impl Verdict {
+    /// Whether nothing at all is wrong; a marked divergence is not wrong.
+    pub fn is_clean(&self) -> bool {
+        self.lost == 0
+            && self.duplicated == 0
+            && self.invented == 0
+            && self.out_of_order == 0
+            && self.phantoms.unmarked == 0
+            && self.torn == 0
+            && self.invariants.iter().all(|invariant| invariant.ok)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  written      {:>9}", self.written)?;
+        writeln!(f, "  received     {:>9}", self.received)?;
+        writeln!(f, "  lost         {:>9}", self.lost)?;
+        writeln!(f, "  duplicated   {:>9}", self.duplicated)?;
+        writeln!(f, "  invented     {:>9}", self.invented)?;
+        if self.out_of_order > 0 {
+            writeln!(f, "  out of order {:>9}", self.out_of_order)?;
+        }
+        if self.phantoms != Phantoms::default() {
+            writeln!(f, "  phantoms     {:>9} marked, {} unmarked", self.phantoms.marked, self.phantoms.unmarked)?;
+        }
+        if self.torn > 0 {
+            writeln!(f, "  torn         {:>9}", self.torn)?;
+        }
+        for gap in &self.gaps {
+            writeln!(f, "  gap          {gap}")?;
+        }
+        for invariant in &self.invariants {
+            if let Some(first) = &invariant.first {
+                writeln!(
+                    f,
+                    "  BROKEN {:>2} {}: {} of {}, first: {first}",
+                    invariant.id, invariant.what, invariant.broken, invariant.checked
+                )?;
+            }
+        }
+        let held = self.invariants.iter().filter(|invariant| invariant.ok).count();
+        writeln!(f, "  {held} of {} invariants hold over {} records", self.invariants.len(), self.records)
+    }
+}

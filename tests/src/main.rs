@@ -1,0 +1,45 @@
+//! `lab`: the load, the checker, the demo and the benchmark, run by `cargo xtask`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod command;
+
+/// Proves on a real cluster that nothing is lost, doubled or invented.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Writes transactions through HAProxy at a rate
+    Load(command::load::Arguments),
+    /// Compares the tables with the topics, progress and markers
+    Check(command::check::Arguments),
+    /// Shows a kill, a freeze and a switchover, and that nothing is lost
+    Demo(command::demo::Arguments),
+    /// Figures, with a peer in the same run
+    #[command(subcommand)]
+    Bench(command::bench::Measure),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Load(arguments) => command::load::run(arguments).await,
+        Command::Check(arguments) => command::check::run(arguments).await,
+        Command::Demo(arguments) => command::demo::run(arguments).await,
+        Command::Bench(measure) => command::bench::run(measure).await,
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

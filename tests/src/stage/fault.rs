@@ -1,0 +1,108 @@
+//! The faults of the demo and how long each takeover took.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use xtask::cluster::Cluster;
+
+use super::{RECOVERY, Stage, Standing};
+
+/// How long a worker stays frozen: two lease times.
+const FROZEN: Duration = Duration::from_secs(20);
+
+/// A fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// SIGKILL of the worker that streams.
+    KillActive,
+    /// SIGSTOP of the worker that streams, for 20 s.
+    FreezeActive,
+    /// SIGTERM of the worker that streams: it hands over.
+    TermActive,
+    /// Another node becomes the database's leader, as planned.
+    Switchover,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::KillActive => "kill-active",
+            Fault::FreezeActive => "freeze-active",
+            Fault::TermActive => "term-active",
+            Fault::Switchover => "switchover",
+        })
+    }
+}
+
+/// What came of a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Takeover {
+    /// The fault.
+    pub fault: Fault,
+    /// The node that it struck.
+    pub target: String,
+    /// From the fault to the first row committed after it that a read_committed consumer had; of a switchover to the first
+    /// row of the new timeline, since rows flow until the old leader stops.
+    pub ms: u64,
+    /// Whether another worker streams now.
+    pub owner_changed: bool,
+    /// Before.
+    pub from: Standing,
+    /// After.
+    pub to: Standing,
+}
+
+impl Stage {
+    /// Deals out a fault, waits for the first row to come through again, and undoes the fault: the struck worker stands by
+    /// again when this returns.
+    pub async fn suffer(&self, fault: Fault) -> Result<Takeover> {
+        let from = self.standing().await?;
+        let begun = Instant::now();
+        let target = match fault {
+            Fault::KillActive => self.on(&from.worker, Cluster::kill).await?,
+            Fault::FreezeActive => self.on(&from.worker, Cluster::stop).await?,
+            Fault::TermActive => self.on(&from.worker, Cluster::term).await?,
+            Fault::Switchover => self.switchover().await?,
+        };
+        // A row sent before the fault had struck may still have gone the old way.
+        let struck = if fault == Fault::Switchover { begun } else { Instant::now() };
+        let timeline = if fault == Fault::Switchover { u32::try_from(from.timeline)? } else { 0 };
+        let first = self.watcher.first(struck, timeline, RECOVERY).await;
+        let first = first.with_context(|| format!("no row came through within {RECOVERY:?} of {fault}"))?;
+        let to = self.standing().await?;
+        match fault {
+            Fault::KillActive | Fault::TermActive => {
+                self.on(&target, Cluster::start).await?;
+            }
+            Fault::FreezeActive => {
+                tokio::time::sleep_until((struck + FROZEN).into()).await;
+                self.on(&target, Cluster::cont).await?;
+            }
+            Fault::Switchover => {}
+        }
+        if fault != Fault::Switchover && to.worker != target {
+            self.stands_by(&target).await?;
+        }
+        let ms = u64::try_from((first.seen - begun).as_millis())?;
+        Ok(Takeover { fault, target, ms, owner_changed: from.worker != to.worker, from, to })
+    }
+
+    async fn on(&self, node: &str, act: fn(&Cluster, &str) -> Result<()>) -> Result<String> {
+        let (cluster, node) = (self.cluster.clone(), node.to_owned());
+        tokio::task::spawn_blocking(move || act(&cluster, &node).map(|()| node)).await?
+    }
+
+    /// Returns the node that led before.
+    async fn switchover(&self) -> Result<String> {
+        let cluster = self.cluster.clone();
+        tokio::task::spawn_blocking(move || {
+            let leader = cluster.leader()?;
+            cluster.switchover(None)?;
+            Ok(leader)
+        })
+        .await?
+    }
+}

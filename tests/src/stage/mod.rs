@@ -1,0 +1,161 @@
+//! A stage for faults: a cluster under load, watched from the far end, with the checker at the end. The demo and the
+//! end-to-end tests play on it.
+
+mod fault;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use xtask::cluster::Cluster;
+
+pub use fault::{Fault, Takeover};
+
+use crate::check;
+use crate::check::verdict::Verdict;
+use crate::load::{Counters, Load, Options};
+use crate::sample::{Answers, Sampler, ask, lies};
+use crate::target::Target;
+use crate::watch::Watcher;
+
+/// How long a cluster may take to stream again after anything.
+pub const RECOVERY: Duration = Duration::from_secs(60);
+/// Nothing announces a worker's role to us: it is asked this often.
+const ASK: Duration = Duration::from_millis(100);
+
+/// The worker that streams, under which term, from which timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// The worker's name.
+    pub worker: String,
+    /// Its term.
+    pub term: u64,
+    /// The timeline of the server that it reads.
+    pub timeline: u64,
+}
+
+/// A cluster under load.
+pub struct Stage {
+    cluster: Cluster,
+    target: Target,
+    load: Load,
+    watcher: Watcher,
+    sampler: Sampler,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The checker's verdict.
+    pub verdict: Verdict,
+    /// What the writers did.
+    pub load: Counters,
+    /// Where the workers did not tell the truth about themselves.
+    pub lies: Vec<String>,
+    /// How many times all of them were asked.
+    pub samples: usize,
+}
+
+impl Outcome {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.verdict.is_clean() && self.lies.is_empty()
+    }
+}
+
+impl Stage {
+    /// Starts the load and everything that watches, and returns when the first row has come through.
+    pub async fn open(cluster: &Cluster, rate: u32) -> Result<Self> {
+        let target = target(cluster)?;
+        let load = Load::start(&Options { rate, ..Options::new(&target.app) }).await.context("start the load")?;
+        let watcher = Watcher::start(&target.bootstrap, &target.topic_prefix, load.journal());
+        let sampler = Sampler::start(target.clone());
+        let stage = Stage { cluster: cluster.clone(), target, load, watcher, sampler };
+        let first = stage.watcher.first(Instant::now(), 0, RECOVERY).await;
+        first.with_context(|| format!("no row came through within {RECOVERY:?}"))?;
+        Ok(stage)
+    }
+
+    /// Where the cluster is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The writers.
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// The consumer at the far end.
+    pub fn watcher(&self) -> &Watcher {
+        &self.watcher
+    }
+
+    /// The worker that streams; waits for one.
+    pub async fn standing(&self) -> Result<Standing> {
+        standing(&self.target, RECOVERY).await
+    }
+
+    /// Waits until the worker stands by, able to take over.
+    pub async fn stands_by(&self, worker: &str) -> Result<()> {
+        wait_for(&self.target, worker, RECOVERY, |answers| {
+            answers.role.as_deref() == Some("standby") && answers.health == Some(200)
+        })
+        .await
+        .with_context(|| format!("{worker} does not stand by"))
+    }
+
+    /// Waits for a row that is committed from now on to come through.
+    pub async fn flows(&self) -> Result<Duration> {
+        let now = Instant::now();
+        let sight = self.watcher.first(now, 0, RECOVERY).await;
+        Ok(sight.with_context(|| format!("no row came through within {RECOVERY:?}"))?.seen - now)
+    }
+
+    /// Stops the load, waits until everything came through, and judges.
+    pub async fn close(self, settle: Duration) -> Result<Outcome> {
+        let load = self.load.stop().await;
+        let verdict = check::run::run(&self.target, settle).await?;
+        let samples = self.sampler.stop().await;
+        Ok(Outcome { verdict, load, lies: lies(&samples), samples: samples.len() })
+    }
+}
+
+/// Where a cluster of the chores is.
+pub fn target(cluster: &Cluster) -> Result<Target> {
+    Target::from_report(&cluster.report("lab")?).map_err(anyhow::Error::msg)
+}
+
+/// The worker that streams; waits for one.
+pub async fn standing(target: &Target, limit: Duration) -> Result<Standing> {
+    let end = Instant::now() + limit;
+    loop {
+        for (name, url) in &target.workers {
+            let answers = ask(name, url, &target.pipeline, Duration::from_millis(500)).await;
+            if let Answers { active: Some(200), term: Some(term), timeline: Some(timeline), .. } = answers {
+                return Ok(Standing { worker: answers.worker, term, timeline });
+            }
+        }
+        anyhow::ensure!(Instant::now() < end, "no worker streamed within {limit:?}");
+        tokio::time::sleep(ASK).await;
+    }
+}
+
+/// Waits until a worker's answers are as wanted.
+pub async fn wait_for(target: &Target, worker: &str, limit: Duration, wanted: impl Fn(&Answers) -> bool) -> Result<()> {
+    let url = &target.workers.iter().find(|(name, _)| name == worker).context("no such worker")?.1;
+    let end = Instant::now() + limit;
+    loop {
+        let answers = ask(worker, url, &target.pipeline, Duration::from_millis(500)).await;
+        if wanted(&answers) {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < end, "not within {limit:?}, it last said {answers:?}");
+        tokio::time::sleep(ASK).await;
+    }
+}

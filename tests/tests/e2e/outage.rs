@@ -1,0 +1,99 @@
+//! Something that the stream needs is away for a while: PostgreSQL stops, Kafka or etcd is gone.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pgbaton_tests::sample::ask;
+use xtask::cluster::Cluster;
+
+use crate::Alone;
+
+/// A stopping leader waits for its walsenders: ours must be gone by then.
+const FAST_STOP: Duration = Duration::from_secs(10);
+const ETCD: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
+
+/// PostgreSQL's own fast stop, behind Patroni's back; how long it took. Patroni starts it again or fails over.
+fn fast_stop(cluster: &Cluster) -> Result<Duration> {
+    let leader = cluster.leader()?;
+    let pids = cluster.pids(&leader)?;
+    let postmaster = *pids.get(1).context("the leader has no PostgreSQL")?;
+    let begun = Instant::now();
+    let sent = Command::new("kill").args(["-INT", &postmaster.to_string()]).status()?;
+    ensure!(sent.success(), "SIGINT did not reach PostgreSQL");
+    while is_alive(postmaster) && begun.elapsed() < 3 * FAST_STOP {
+        // Nobody tells us of the end of somebody else's child.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(begun.elapsed())
+}
+
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !matches!(stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()), None | Some('Z' | 'X'))
+}
+
+async fn nobody_is_active(alone: &Alone) -> bool {
+    let target = alone.stage.target();
+    for (name, url) in &target.workers {
+        if ask(name, url, &target.pipeline, Duration::from_millis(500)).await.active == Some(200) {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_stop_of_the_leader_does_not_wait_for_us() -> Result<()> {
+    let alone = Alone::open().await?;
+    let took = alone.act(fast_stop).await?;
+    assert!(took <= FAST_STOP, "the fast stop took {took:?}");
+    alone.ends_well().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_stop_of_the_leader_does_not_wait_for_us_while_kafka_hangs() -> Result<()> {
+    let alone = Alone::open().await?;
+    alone.act(|cluster| cluster.stop("kafka-1")).await?;
+    // Until rows are pending that Kafka does not take.
+    let before = alone.stage.load().counters().transactions;
+    while alone.stage.load().counters().transactions < before + 100 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = alone.act(fast_stop).await;
+    alone.act(|cluster| cluster.cont("kafka-1")).await?;
+    let took = took?;
+    assert!(took <= FAST_STOP, "the fast stop took {took:?}");
+    alone.ends_well().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_kafka_that_comes_back_gets_everything_once() -> Result<()> {
+    let alone = Alone::open().await?;
+    alone.act(|cluster| cluster.kill("kafka-1")).await?;
+    let before = alone.stage.load().counters().transactions;
+    while alone.stage.load().counters().transactions < before + 500 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    alone.act(|cluster| cluster.start("kafka-1")).await?;
+    alone.ends_well().await
+}
+
+/// Without etcd nobody can be sure to be the only one: the stream stops before the lease could have ended elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_etcd_the_stream_stops_in_time_and_goes_on_afterwards() -> Result<()> {
+    let alone = Alone::open().await?;
+    alone.act(|cluster| ETCD.iter().try_for_each(|member| cluster.kill(member))).await?;
+    let gone = Instant::now();
+    while !nobody_is_active(&alone).await {
+        assert!(gone.elapsed() < Duration::from_secs(10), "a worker is active after the lease's whole time");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    eprintln!("the stream stopped after {:?}", gone.elapsed());
+    while gone.elapsed() < Duration::from_secs(15) {
+        assert!(nobody_is_active(&alone).await, "a worker became active without etcd");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    alone.act(|cluster| ETCD.iter().try_for_each(|member| cluster.start(member))).await?;
+    alone.ends_well().await
+}
