@@ -132,13 +132,10 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what can be written at once and leaves the rest to the next read.
-    pub(crate) fn try_flush(&mut self) -> Result<(), WireError> {
+    /// Writes what can be written at once and leaves the rest to the next read, a failure as well.
+    pub(crate) fn try_flush(&mut self) {
         // Nobody is woken by this attempt; `packet` asks again with the waker of its task.
-        match self.poll_flush(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => Ok(()),
-        }
+        let _ = self.poll_flush(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Reads and drops everything until the server closes, writing what is left to be written.

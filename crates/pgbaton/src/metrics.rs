@@ -23,8 +23,9 @@ const COMMIT_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 /// # Errors
 /// When the process has a recorder already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let handle =
-        PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(COMMIT_SECONDS.to_owned()), COMMIT_BUCKETS)?.install_recorder()?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(COMMIT_SECONDS.to_owned()), COMMIT_BUCKETS)?
+        .install_recorder()?;
     describe_counter!(TAKEOVERS, "Times this worker became the streaming one, by what led to it.");
     describe_counter!(CHANGES, "Changes published, by what they do.");
     describe_histogram!(COMMIT_SECONDS, "Time that a commit at the sink took.");

@@ -161,7 +161,7 @@ coordination:
 pipelines:
   orders:
     standby_barrier: off
-    postgres: {url: 'host=db dbname=appdb', slot: orders, publication: orders}
+    postgres: {url: 'host=db user=app dbname=appdb', slot: orders, publication: orders}
     kafka:
       brokers: 127.0.0.1:9092
       topic_prefix: orders
@@ -200,7 +200,7 @@ fn later_sources_win_files_then_variables_then_flags() {
 fn variables_alone_are_enough() {
     let files = Files::new()
         .variable("PGBATON_COORDINATION__ENDPOINTS", "http://127.0.0.1:2379")
-        .variable("PGBATON_PIPELINES__ORDERS__POSTGRES__URL", "host=db")
+        .variable("PGBATON_PIPELINES__ORDERS__POSTGRES__URL", "host=db user=app")
         .variable("PGBATON_PIPELINES__ORDERS__POSTGRES__SLOT", "orders")
         .variable("PGBATON_PIPELINES__ORDERS__POSTGRES__PUBLICATION", "orders")
         .variable("PGBATON_PIPELINES__ORDERS__POSTGRES__PASSWORD", "0123")
@@ -232,10 +232,11 @@ atomic_up_to = -1
 [pipelines.orders.kafka.properties]
 "acks" = 1
 "#;
-    let files = Files::new()
-        .file("w.toml", text)
-        .variable("PGBATON_LOG__FORMAT", "xml")
-        .flag("--log-level", "log.level", "loud,,=");
+    let files = Files::new().file("w.toml", text).variable("PGBATON_LOG__FORMAT", "xml").flag(
+        "--log-level",
+        "log.level",
+        "loud,,=",
+    );
     let mistakes = files.mistakes();
     let expected = [
         r#"w.toml:3: http.listen: found "8080"; allowed: IP:PORT"#,
@@ -275,10 +276,21 @@ fn an_unknown_variable_is_a_mistake_like_an_unknown_key() {
 fn lines_are_right_in_yaml_too() {
     let yaml = "name: worker-1\r\ncoordination:\r\n  endpoints: 5\r\n\r\n  # why\r\n  prefx: /x\r\npipelines:\r\n  orders:\r\n    kafka: {}\r\n";
     let mistakes = Files::new().file("w.yaml", yaml).mistakes();
-    assert!(mistakes[0].starts_with("w.yaml:3: coordination.endpoints: found the number 5; allowed: a list"), "{mistakes:#?}");
-    assert!(mistakes.iter().any(|m| m.starts_with("w.yaml:8: pipelines.orders.postgres.url: missing")), "{mistakes:#?}");
-    assert!(mistakes.iter().any(|m| m.starts_with("w.yaml:9: pipelines.orders.kafka.brokers: missing")), "{mistakes:#?}");
-    assert!(mistakes.iter().any(|m| m.starts_with("w.yaml:6: coordination.prefx: unknown key; did you mean \"prefix\"?")));
+    assert!(
+        mistakes[0].starts_with("w.yaml:3: coordination.endpoints: found the number 5; allowed: a list"),
+        "{mistakes:#?}"
+    );
+    assert!(
+        mistakes.iter().any(|m| m.starts_with("w.yaml:8: pipelines.orders.postgres.url: missing")),
+        "{mistakes:#?}"
+    );
+    assert!(
+        mistakes.iter().any(|m| m.starts_with("w.yaml:9: pipelines.orders.kafka.brokers: missing")),
+        "{mistakes:#?}"
+    );
+    assert!(
+        mistakes.iter().any(|m| m.starts_with("w.yaml:6: coordination.prefx: unknown key; did you mean \"prefix\"?"))
+    );
 }
 
 #[test]
@@ -309,15 +321,26 @@ fn a_byte_order_mark_and_line_ends_of_another_system_change_nothing() {
     let files = Files::new().file("w.toml", &text);
     assert_eq!(files.config().name, "worker-1");
     let mistakes = Files::new().file("w.toml", text.replace("slot =", "slto =")).mistakes();
-    assert!(mistakes.iter().any(|mistake| mistake.starts_with("w.toml:9: pipelines.orders.postgres.slto: ")), "{mistakes:#?}");
+    assert!(
+        mistakes.iter().any(|mistake| mistake.starts_with("w.toml:9: pipelines.orders.postgres.slto: ")),
+        "{mistakes:#?}"
+    );
 }
 
 #[test]
 fn what_this_version_has_not_is_refused_and_not_ignored() {
     for (old, new, key) in [
         ("[coordination]", "[coordination]\nbackend = \"none\"", "coordination.backend"),
-        ("[pipelines.orders.postgres]", "[pipelines.orders]\non_gap = \"accept\"\n[pipelines.orders.postgres]", "pipelines.orders.on_gap"),
-        ("[pipelines.orders.postgres]", "[pipelines.orders]\nstandby_barrier = \"sync\"\n[pipelines.orders.postgres]", "pipelines.orders.standby_barrier"),
+        (
+            "[pipelines.orders.postgres]",
+            "[pipelines.orders]\non_gap = \"accept\"\n[pipelines.orders.postgres]",
+            "pipelines.orders.on_gap",
+        ),
+        (
+            "[pipelines.orders.postgres]",
+            "[pipelines.orders]\nstandby_barrier = \"sync\"\n[pipelines.orders.postgres]",
+            "pipelines.orders.standby_barrier",
+        ),
         ("topic_prefix", "delivery = \"at-least-once\"\ntopic_prefix", "pipelines.orders.kafka.delivery"),
         ("topic_prefix", "format = \"flat\"\ntopic_prefix", "pipelines.orders.kafka.format"),
         ("topic_prefix", "compat = \"strict\"\ntopic_prefix", "pipelines.orders.kafka.compat"),
@@ -332,16 +355,28 @@ fn what_this_version_has_not_is_refused_and_not_ignored() {
 fn settings_that_do_not_fit_together_are_refused() {
     for (old, new, expected) in [
         ("endpoints = [\"http://127.0.0.1:2379\"]", "", "w.toml:4: coordination.endpoints: missing"),
-        ("slot =", "password = 'a'\npassword_file = '/dev/null'\nslot =", "postgres.password_file: found \"/dev/null\"; allowed: a file"),
+        (
+            "slot =",
+            "password = 'a'\npassword_file = '/dev/null'\nslot =",
+            "postgres.password_file: found \"/dev/null\"; allowed: a file",
+        ),
         ("[coordination]", "[coordination]\nusername = 'a'", "coordination.username: is set without a password"),
         ("[coordination]", "[coordination]\npassword = 'a'", "coordination.username: missing"),
-        ("[coordination]", "[coordination]\nca_file = '/etc/hostname'", "coordination.endpoints: found \"http://127.0.0.1:2379\" beside certificates"),
+        (
+            "[coordination]",
+            "[coordination]\nca_file = '/etc/hostname'",
+            "coordination.endpoints: found \"http://127.0.0.1:2379\" beside certificates",
+        ),
         ("slot = \"orders\"", "slot = \"o'; DROP TABLE x\"", "postgres.slot: found \"o'; DROP TABLE x\"; allowed"),
         ("publication = \"orders\"", "publication = \"\"", "postgres.publication: found \"\"; allowed"),
         ("orders.kafka]", "Orders.kafka]", "w.toml:12: pipelines.Orders: not a pipeline's name"),
         ("name = \"worker-1\"", "name = \"a b\"", "w.toml:2: name: found \"a b\"; allowed"),
         ("127.0.0.1:9092", "127.0.0.1", "kafka.brokers: found \"127.0.0.1\"; allowed: HOST:PORT"),
-        ("\"http://127.0.0.1:2379\"", "\"127.0.0.1:2379\"", "coordination.endpoints: found \"127.0.0.1:2379\"; allowed: http://"),
+        (
+            "\"http://127.0.0.1:2379\"",
+            "\"127.0.0.1:2379\"",
+            "coordination.endpoints: found \"127.0.0.1:2379\"; allowed: http://",
+        ),
     ] {
         let mistakes = with(old, new);
         assert!(mistakes.iter().any(|mistake| mistake.contains(expected)), "{expected}\n{mistakes:#?}");
@@ -350,12 +385,17 @@ fn settings_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn two_pipelines_need_two_prefixes_and_two_slots() {
-    let second = GOOD.split("[pipelines").skip(1).map(|part| format!("[pipelines{}", part.replace("orders.", "bills."))).collect::<String>();
+    let second = GOOD
+        .split("[pipelines")
+        .skip(1)
+        .map(|part| format!("[pipelines{}", part.replace("orders.", "bills.")))
+        .collect::<String>();
     let mistakes = Files::new().file("w.toml", format!("{GOOD}{second}")).mistakes();
     assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
     assert!(mistakes[0].contains("pipelines.orders: has the same topic_prefix as pipelines.bills"), "{mistakes:#?}");
     assert!(mistakes[1].contains("has the same url and slot"), "{mistakes:#?}");
-    let distinct = second.replace("slot = \"orders\"", "slot = \"bills\"").replace("prefix = \"orders\"", "prefix = \"bills\"");
+    let distinct =
+        second.replace("slot = \"orders\"", "slot = \"bills\"").replace("prefix = \"orders\"", "prefix = \"bills\"");
     assert_eq!(Files::new().file("w.toml", format!("{GOOD}{distinct}")).config().pipelines.len(), 2);
 }
 
@@ -378,12 +418,19 @@ fn a_secret_is_seen_nowhere() {
         + "[pipelines.orders.kafka.properties]\n\"sasl.password\" = \"hunter2\"\n\"ssl.key.pem\" = \"hunter2\"\n\"linger.ms\" = 3\n";
     let files = files.file("w.toml", text);
     let Loaded { config, effective } = files.loaded();
-    assert_eq!(config.pipelines["orders"].postgres.url.expose(), "postgresql://pgbaton:hunter2@127.0.0.1:5000/appdb?sslmode=disable");
+    assert_eq!(
+        config.pipelines["orders"].postgres.url.expose(),
+        "postgresql://pgbaton:hunter2@127.0.0.1:5000/appdb?sslmode=disable"
+    );
     let shown = [effective.to_toml(), effective.to_json().to_string(), format!("{config:?} {effective:?}")];
     for text in &shown {
         assert!(!text.contains("hunter2"), "{text}");
     }
-    assert!(shown[0].contains("url = \"postgresql://pgbaton:***@127.0.0.1:5000/appdb?sslmode=disable\""), "{}", shown[0]);
+    assert!(
+        shown[0].contains("url = \"postgresql://pgbaton:***@127.0.0.1:5000/appdb?sslmode=disable\""),
+        "{}",
+        shown[0]
+    );
     assert!(shown[0].contains("\"linger.ms\" = \"3\""), "{}", shown[0]);
 }
 

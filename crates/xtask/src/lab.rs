@@ -31,6 +31,13 @@ impl Lab {
         let repo = repo()?;
         let root = root(&repo, &owner)?;
         let lab = Self { root, repo, owner };
+        open_folder(&lab.root)?;
+        let entered = lab.owner.can_enter(&lab.root)?;
+        anyhow::ensure!(
+            entered,
+            "the servers' user cannot enter {}: name another folder by {LAB_DIR}",
+            lab.root.display()
+        );
         open_folder(&lab.tools())?;
         open_folder(&lab.instances())?;
         Ok(lab)

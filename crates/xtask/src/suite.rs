@@ -32,6 +32,9 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
         command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter).arg("--").args(*threads);
         tally.tests(what, command.env(PGBATON_BIN, &worker))?;
     }
+    if let Some(filter) = filter.filter(|_| tally.passed == 0 && tally.failed.is_empty()) {
+        tally.failed.push(format!("no test has {filter:?} in its name"));
+    }
     tally.close(&lab);
     Ok(tally.failed.is_empty())
 }

@@ -56,6 +56,8 @@ pub(super) async fn pgbaton(bench: &Bench, client: &Client, workload: Workload, 
     let mut child = Command::new(&bench.pgbaton)
         .args(["run", "-c"])
         .arg(&config)
+        // What names this program or the lab's folder would be read as configuration.
+        .env_clear()
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(&log)?)
         .kill_on_drop(true)

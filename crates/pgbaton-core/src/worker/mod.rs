@@ -197,6 +197,8 @@ impl Worker {
             Role::Tenure(tenure) => self.in_tenure(now, *tenure, input, effects),
             Role::Releasing { then } => self.in_releasing(now, then, input),
             Role::Cooldown { since, until } if now >= until || (self.nobody_holds() && now.since(since) >= ABSENT) => {
+                // What ended the last tenure has been said for as long as it lasted.
+                self.notice = None;
                 self.in_standby(now, effects)
             }
             Role::Cooldown { since, until } => Role::Cooldown { since, until },

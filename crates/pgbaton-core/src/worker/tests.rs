@@ -244,6 +244,21 @@ fn a_worker_that_wakes_after_its_lease_may_have_ended_does_not_commit() {
 }
 
 #[test]
+fn a_worker_that_lost_its_lease_stands_by_healthy_again() {
+    let mut bench = Bench::new();
+    bench.stream();
+    bench.wait(Duration::from_secs(20));
+    assert_eq!(bench.worker.reasons()[0].0, Code::EtcdUnreachable);
+    bench.tell(Input::SessionEnded);
+    bench.tell(Input::Released);
+    bench.see(Some(("worker-2", 101)), None);
+    bench.now = bench.now + Duration::from_secs(60);
+    bench.observe(Some(1), 900);
+    assert_eq!((bench.worker.state(), bench.worker.reasons()), (State::Standby, vec![]));
+    assert!(bench.worker.can_take_over(bench.now));
+}
+
+#[test]
 fn keepalives_extend_the_tenure_and_the_loss_of_the_lease_ends_it_at_once() {
     let mut bench = Bench::new();
     bench.stream();

@@ -101,11 +101,12 @@ pub(super) fn establish(
     target.check()?;
     let names = Names { progress: progress_topic(&target.topic_prefix), markers: markers_topic(&target.topic_prefix) };
     let topics = Topics::connect(target, runtime, cancelled.clone())?;
+    let producer = Producer::connect(target, 1_048_588)?;
+
     let prepared = topics
         .ensure_required(&[Required::progress(names.progress.clone()), Required::markers(names.markers.clone())])?;
 
-    let producer = Producer::connect(target, prepared.message_max_bytes)?;
-    // X/2, the protocol's patience, for each of the two steps that wait for others.
+    let _ = prepared.message_max_bytes;
     let patience = producer.transaction_timeout() / 2;
     producer.init(patience, cancelled)?;
     producer.begin()?;

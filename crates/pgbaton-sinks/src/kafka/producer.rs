@@ -119,10 +119,7 @@ impl Producer {
     /// Hands a progress record to the library.
     pub fn offer(&self, topic: &str, record: &ProgressRecord, mark: usize) -> Result<Accepted, SessionError> {
         let value = record.to_bytes();
-        let out = BaseRecord::with_opaque_to(topic, mark)
-            .partition(0)
-            .key(record.record_type.key())
-            .payload(&value);
+        let out = BaseRecord::with_opaque_to(topic, mark).partition(0).key(record.record_type.key()).payload(&value);
         match self.client.send(out) {
             Ok(()) => Ok(Accepted::Queued),
             Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => Ok(Accepted::QueueFull),
@@ -268,9 +265,7 @@ impl Producer {
 }
 
 fn not_acknowledged() -> SessionError {
-    SessionError::NotCommitted {
-        reason: "records were not acknowledged in time".to_owned(),
-    }
+    SessionError::NotCommitted { reason: "records were not acknowledged in time".to_owned() }
 }
 
 impl Drop for Producer {

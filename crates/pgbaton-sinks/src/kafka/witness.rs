@@ -46,12 +46,7 @@ pub(super) fn find_record_of_ours(
 }
 
 /// Reads until every partition has ended or a record of ours is found.
-fn scan(
-    reader: &Reader,
-    partitions: usize,
-    deadline: Instant,
-    doing: &str,
-) -> Result<Option<String>, KafkaFault> {
+fn scan(reader: &Reader, partitions: usize, deadline: Instant, doing: &str) -> Result<Option<String>, KafkaFault> {
     let mut ended = 0;
     while ended < partitions {
         match reader.consumer().poll(SLICE) {

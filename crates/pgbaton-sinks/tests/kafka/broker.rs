@@ -15,8 +15,8 @@ pub struct Broker {
     pub bootstrap: String,
     pid: u32,
     shell: Child,
-    /// The shell waits for its end and then kills the broker: also when this process is killed.
-    _leash: ChildStdin,
+    /// The shell waits for its end, then kills the broker and removes its folder: also when this process is killed.
+    leash: Option<ChildStdin>,
     dir: PathBuf,
 }
 
@@ -49,11 +49,11 @@ impl Broker {
             .unwrap();
         assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
         let mut shell = Command::new("sh")
-            .args(["-c", r#""$@" </dev/null >"$LOG" 2>&1 & echo $!; read -r _; kill -9 $!"#, "sh", "java"])
+            .args(["-c", r#""$@" </dev/null >"$DIR/log" 2>&1 & echo $!; read -r _; kill -9 $!; wait; rm -rf "$DIR""#, "sh", "java"])
             .args(["-Xms256m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes])
             .arg("kafka.Kafka")
             .arg(&conf)
-            .env("LOG", dir.join("log"))
+            .env("DIR", &dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -65,7 +65,7 @@ impl Broker {
             bootstrap: format!("127.0.0.1:{port}"),
             pid: line.trim().parse().unwrap(),
             shell,
-            _leash: leash,
+            leash: Some(leash),
             dir,
         };
         let client: BaseConsumer = ClientConfig::new()
@@ -95,10 +95,8 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.signal("-KILL");
-        let _ = self.shell.kill();
+        drop(self.leash.take());
         let _ = self.shell.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -64,13 +64,25 @@ pub(super) async fn post(
     request(Method::POST, url, path, token, body.to_string().into_bytes()).await
 }
 
-async fn request(method: Method, url: &str, path: &str, token: Option<&Secret>, body: Vec<u8>) -> Result<Answer, Unanswered> {
+async fn request(
+    method: Method,
+    url: &str,
+    path: &str,
+    token: Option<&Secret>,
+    body: Vec<u8>,
+) -> Result<Answer, Unanswered> {
     let url = normalised(url)?;
     let exchange = exchange(method, &url, path, token, body);
     timeout(WHOLE_TIME, exchange).await.unwrap_or_else(|_| Err(Unanswered::Silent(url.clone())))
 }
 
-async fn exchange(method: Method, url: &str, path: &str, token: Option<&Secret>, body: Vec<u8>) -> Result<Answer, Unanswered> {
+async fn exchange(
+    method: Method,
+    url: &str,
+    path: &str,
+    token: Option<&Secret>,
+    body: Vec<u8>,
+) -> Result<Answer, Unanswered> {
     let broken = |error: &dyn std::fmt::Display| Unanswered::Broken(url.to_owned(), error.to_string());
     let authority = url.trim_start_matches("http://");
     let has_port = authority.parse::<hyper::http::uri::Authority>().is_ok_and(|authority| authority.port().is_some());
@@ -88,12 +100,15 @@ async fn exchange(method: Method, url: &str, path: &str, token: Option<&Secret>,
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
     }
-    let request = request.body(Full::new(Bytes::from(body))).map_err(|_| broken(&"the token has characters that no header may have"))?;
+    let request = request
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|_| broken(&"the token has characters that no header may have"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let talk = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), GREATEST_ANSWER).collect().await.map_err(|error| broken(&error))?;
+        let body =
+            Limited::new(response.into_body(), GREATEST_ANSWER).collect().await.map_err(|error| broken(&error))?;
         let body = serde_json::from_slice(&body.to_bytes())
             .map_err(|error| Unanswered::NotAWorker(url.to_owned(), format!("status {status}, {error}")))?;
         Ok(Answer { status, body })

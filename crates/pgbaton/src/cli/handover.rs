@@ -90,7 +90,8 @@ pub(super) async fn handover(request: Request) -> u8 {
 async fn attempt(request: &Request) -> Result<Done, Failure> {
     let token = match &request.token_file {
         Some(file) => Some(
-            Secret::read(file).map_err(|error| Failure(USAGE, format!("read the token from {}: {error}", file.display())))?,
+            Secret::read(file)
+                .map_err(|error| Failure(USAGE, format!("read the token from {}: {error}", file.display())))?,
         ),
         None => None,
     };
@@ -102,7 +103,10 @@ async fn attempt(request: &Request) -> Result<Done, Failure> {
         None if worker.pipelines.len() == 1 => worker.pipelines.keys().next().cloned().unwrap_or_default(),
         None => {
             let names: Vec<&str> = worker.pipelines.keys().map(String::as_str).collect();
-            return Err(Failure(USAGE, format!("{url} has several pipelines; name one by --pipeline: {}", names.join(", "))));
+            return Err(Failure(
+                USAGE,
+                format!("{url} has several pipelines; name one by --pipeline: {}", names.join(", ")),
+            ));
         }
     };
     let asked_at = Instant::now();
@@ -112,7 +116,12 @@ async fn attempt(request: &Request) -> Result<Done, Failure> {
 }
 
 /// Sends the command to the holder, which the worker at `url` either is or names; gives its URL and name.
-async fn ask_holder(url: &str, pipeline: &str, to: Option<&str>, token: Option<&Secret>) -> Result<(String, String), Failure> {
+async fn ask_holder(
+    url: &str,
+    pipeline: &str,
+    to: Option<&str>,
+    token: Option<&Secret>,
+) -> Result<(String, String), Failure> {
     let path = format!("/api/v1/pipelines/{pipeline}/handover");
     let body = to.map_or_else(|| json!({}), |to| json!({"to": to}));
     let mut url = url.to_owned();
@@ -130,7 +139,8 @@ async fn ask_holder(url: &str, pipeline: &str, to: Option<&str>, token: Option<&
                 url = client::normalised(holder)?;
             }
             _ => {
-                let fix = Some(text("fix")).filter(|fix| !fix.is_empty()).map(|fix| format!("; {fix}")).unwrap_or_default();
+                let fix =
+                    Some(text("fix")).filter(|fix| !fix.is_empty()).map(|fix| format!("; {fix}")).unwrap_or_default();
                 return Err(Failure(FAILED, format!("{url} refused: {} ({}){fix}", text("message"), text("code"))));
             }
         }
@@ -138,7 +148,12 @@ async fn ask_holder(url: &str, pipeline: &str, to: Option<&str>, token: Option<&
 }
 
 /// Looks at all workers until one other than `holder` streams.
-async fn successor(url: &str, pipeline: &str, holder: &str, asked_at: Instant) -> Result<(String, Option<u64>), Failure> {
+async fn successor(
+    url: &str,
+    pipeline: &str,
+    holder: &str,
+    asked_at: Instant,
+) -> Result<(String, Option<u64>), Failure> {
     let mut urls = vec![url.to_owned()];
     while asked_at.elapsed() < WHOLE_TIME {
         let found = find_all(&urls).await;
@@ -149,11 +164,16 @@ async fn successor(url: &str, pipeline: &str, holder: &str, asked_at: Instant) -
             }
             let Ok((worker, _)) = &found.answer else { continue };
             let view = worker.pipelines.get(pipeline);
-            if let Some(view) = view.filter(|view| worker.worker != holder && view.role == "active" && view.state == "stream") {
+            if let Some(view) =
+                view.filter(|view| worker.worker != holder && view.role == "active" && view.state == "stream")
+            {
                 return Ok((worker.worker.clone(), view.term));
             }
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
-    Err(Failure(UNHEALTHY, format!("{holder} let go, and nobody else streams {pipeline} after {} s", WHOLE_TIME.as_secs())))
+    Err(Failure(
+        UNHEALTHY,
+        format!("{holder} let go, and nobody else streams {pipeline} after {} s", WHOLE_TIME.as_secs()),
+    ))
 }

@@ -36,14 +36,18 @@ const TERMINATED: u8 = 143;
 /// Replicates row changes out of PostgreSQL with workers that stand in for one another: of several that watch one
 /// logical replication slot exactly one streams, and the next takes over when it dies.
 #[derive(Debug, Parser)]
-#[command(name = "pgbaton", version, after_help = "\
+#[command(
+    name = "pgbaton",
+    version,
+    after_help = "\
 Examples:
   pgbaton config check -c worker.toml           is this configuration right?
   pgbaton run -c worker.toml                    be a worker; start two or more, on different machines
   pgbaton status http://10.0.0.5:8080           who streams, who stands by?
   pgbaton handover http://10.0.0.5:8080         let another worker stream, before maintenance
 
-Exit codes: 0 done; 1 failed while running; 2 usage or configuration; 3 not healthy; 130 after Ctrl-C.")]
+Exit codes: 0 done; 1 failed while running; 2 usage or configuration; 3 not healthy; 130 after Ctrl-C."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Verb,
@@ -83,7 +87,9 @@ enum Verb {
         watch: bool,
     },
     /// Let another worker stream; returns when it does
-    #[command(after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached.")]
+    #[command(
+        after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached."
+    )]
     Handover(handover::Request),
 }
 
@@ -133,7 +139,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
     ExitCode::from(match cli.command {
         Verb::Run { files, name, listen, log_level } => {
             let mut given = files.given();
-            let flags = [("--name", "name", name), ("--listen", "http.listen", listen), ("--log-level", "log.level", log_level)];
+            let flags = [
+                ("--name", "name", name),
+                ("--listen", "http.listen", listen),
+                ("--log-level", "log.level", log_level),
+            ];
             let flags = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?)));
             given.flags = flags.collect();
             run::run(&given, driver)

@@ -74,7 +74,8 @@ fn serve(config: Arc<Config>, driver: impl Driver) -> Result<u8, Box<dyn Error>>
     let bound = http::bind(config.http.listen)?;
     let address = bound.address();
     let url = config.http.url(address);
-    let board = Board::new(&config.name, config.coordination.backend.as_str(), config.pipelines.keys().map(String::as_str));
+    let board =
+        Board::new(&config.name, config.coordination.backend.as_str(), config.pipelines.keys().map(String::as_str));
     let channels = config.pipelines.keys().map(|name| (name.clone(), mpsc::channel(WAITING_COMMANDS)));
     let (senders, commands) = channels.map(|(name, (tx, rx))| ((name.clone(), tx), (name, rx))).unzip();
     let service = Service {

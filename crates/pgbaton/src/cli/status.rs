@@ -81,8 +81,11 @@ pub(super) async fn find_all(urls: &[String]) -> Vec<Found> {
         found.extend(answers);
         let named = found.iter().filter_map(|found| found.answer.as_ref().ok());
         let peers = named.flat_map(|(worker, _)| worker.pipelines.values().flat_map(|pipeline| &pipeline.peers));
-        let seen: BTreeSet<&str> =
-            found.iter().filter_map(|found| found.answer.as_ref().ok()).map(|(worker, _)| worker.worker.as_str()).collect();
+        let seen: BTreeSet<&str> = found
+            .iter()
+            .filter_map(|found| found.answer.as_ref().ok())
+            .map(|(worker, _)| worker.worker.as_str())
+            .collect();
         // By name too: a worker may be known by another URL than the one it was asked at.
         let new: BTreeMap<String, String> = peers
             .filter(|peer| !seen.contains(peer.worker.as_str()) && !asked.contains(peer.url.as_str()))
@@ -147,7 +150,8 @@ fn show(found: &[Found], as_json: bool) -> u8 {
 }
 
 fn verdict(found: &[Found]) -> u8 {
-    let workers: Vec<&Worker> = found.iter().filter_map(|found| found.answer.as_ref().ok()).map(|(worker, _)| worker).collect();
+    let workers: Vec<&Worker> =
+        found.iter().filter_map(|found| found.answer.as_ref().ok()).map(|(worker, _)| worker).collect();
     if workers.is_empty() {
         return FAILED;
     }
@@ -174,7 +178,10 @@ fn rows(found: &[Found]) -> Vec<Vec<String>> {
                     printable(&pipeline.state),
                     if pipeline.healthy { "yes" } else { "no" }.to_owned(),
                     pipeline.term.map_or_else(dash, |term| term.to_string()),
-                    pipeline.position.as_ref().map_or_else(dash, |at| printable(&format!("{}:{}", at.timeline, at.lsn))),
+                    pipeline
+                        .position
+                        .as_ref()
+                        .map_or_else(dash, |at| printable(&format!("{}:{}", at.timeline, at.lsn))),
                     lag(&pipeline.lag),
                     if reasons.is_empty() { dash() } else { printable(&reasons.join(",")) },
                     found.url.clone(),

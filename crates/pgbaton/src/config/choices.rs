@@ -1,6 +1,6 @@
 //! The settings that are one word of a few. Words that a later version will know are refused by name, not ignored.
 
-use super::reader::{Checked, Wrong};
+use super::mistake::{Checked, Wrong};
 
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident: $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+; later: $($later:literal),*)+) => {
@@ -21,7 +21,7 @@ macro_rules! choices {
                     match text {
                         $($text => Ok(Self::$variant),)+
                         other => Err(Wrong {
-                            remark: if LATER.contains(&(stringify!($name), other)) { NOT_YET } else { "" },
+                            remark: if LATER.contains(&(stringify!($name), other)) { NOT_YET } else { "" }.into(),
                             allowed: [$(concat!("\"", $text, "\"")),+].join(", "),
                         }),
                     }

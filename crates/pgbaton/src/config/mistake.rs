@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, said so that a person finds the place and knows what to write there.
 
-use std::{fmt, path::PathBuf};
+use std::{borrow::Cow, fmt, path::PathBuf};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,21 @@ impl fmt::Display for Invalid {
         f.write_str(&lines.join("\n"))
     }
 }
+
+/// What is wrong with a value: a remark on what was found (may be empty) and what is allowed.
+pub(super) struct Wrong {
+    pub remark: Cow<'static, str>,
+    pub allowed: String,
+}
+
+impl Wrong {
+    pub fn allowed(allowed: impl Into<String>) -> Self {
+        Wrong { remark: Cow::Borrowed(""), allowed: allowed.into() }
+    }
+}
+
+/// The result of a rule for a value.
+pub(super) type Checked<T> = Result<T, Wrong>;
 
 /// The known word that was most likely meant, if any is near.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

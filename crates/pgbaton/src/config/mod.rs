@@ -7,10 +7,13 @@ mod choices;
 mod document;
 mod effective;
 mod mistake;
+mod properties;
 mod read;
 mod reader;
 mod rules;
+mod section;
 mod sources;
+mod urls;
 
 use std::{
     collections::BTreeMap,
@@ -125,9 +128,9 @@ pub struct PipelineConfig {
 /// `[pipelines.NAME.postgres]`
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
-    /// libpq's URL or key=value text. May hold a password.
+    /// libpq's URL or key=value text, which parses. May hold a password.
     pub url: Secret,
-    /// The password, from the configuration or its file; stronger than the URL's.
+    /// The password, from the configuration or its file, for a URL that has none.
     pub password: Option<Secret>,
     /// The file the password came from, for who wants to read it again.
     pub password_file: Option<PathBuf>,

@@ -6,9 +6,12 @@ use super::{
     Backend, ClientCertificate, Compat, Config, CoordinationConfig, Delivery, EtcdUser, Format, Given, HttpConfig,
     Invalid, KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, PipelineConfig, PostgresConfig, StandbyBarrier,
     effective::{Effective, Shown},
-    reader::{Reader, Section, Wrong},
+    properties,
+    reader::Reader,
     rules,
+    section::Section,
     sources::Sources,
+    urls,
 };
 use crate::secret::{HIDDEN, Secret};
 
@@ -54,13 +57,12 @@ fn http(mut section: Section<'_>) -> Option<HttpConfig> {
 }
 
 fn url(section: &mut Section<'_>, key: &str) -> Option<String> {
-    section.secret(key, rules::without_user, |url| rules::server_url(&["http", "https"])(url.expose()))
+    section.secret(key, urls::without_user, |url| urls::server_url(&["http", "https"])(url.expose()))
 }
 
 fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
     let backend = section.or("backend", Backend::Etcd.as_str(), Backend::parse);
-    let endpoints =
-        section.list("endpoints", "http://HOST:PORT or https://HOST:PORT", rules::server_url(&["http", "https"]));
+    let endpoints = section.urls("endpoints", urls::server_url(&["http", "https"]));
     if endpoints.as_ref().is_some_and(Vec::is_empty) {
         section.refuse("endpoints", "missing; allowed: a list of etcd's URLs, as in [\"http://127.0.0.1:2379\"]");
     }
@@ -109,7 +111,9 @@ fn https_where_certificates_are_given(section: &Section<'_>, endpoints: &[String
     let plain = endpoints.iter().find(|url| url.starts_with("http://"));
     let https = endpoints.iter().any(|url| url.starts_with("https://"));
     match plain {
-        Some(url) if secured => section.refuse("endpoints", format!("found {url:?} beside certificates; allowed: https://")),
+        Some(url) if secured => {
+            section.refuse("endpoints", format!("found {url:?} beside certificates; allowed: https://"))
+        }
         Some(url) if https => section.refuse("endpoints", format!("found {url:?} beside https; allowed: all alike")),
         _ => {}
     }
@@ -130,7 +134,6 @@ fn pipelines(root: &mut Section<'_>) -> Option<BTreeMap<String, PipelineConfig>>
     let mut all = root.section("pipelines");
     let names = all.names();
     if names.is_empty() {
-        all.section("NAME");
         root.refuse("pipelines", "missing; allowed: at least one table [pipelines.NAME]");
         return None;
     }
@@ -175,18 +178,14 @@ fn pipeline(mut section: Section<'_>) -> Option<PipelineConfig> {
 }
 
 fn postgres(mut section: Section<'_>) -> Option<PostgresConfig> {
-    let allowed = "a libpq URL or key=value text, as in postgresql://user@host:5432/database?sslmode=verify-full";
     if !section.has("url") {
-        section.refuse("url", format!("missing; allowed: {allowed}"));
+        section.refuse("url", format!("missing; allowed: {}", urls::CONNECTION));
     }
-    let url = section.secret("url", rules::shown_connection, |url| match url.expose().trim().is_empty() {
-        true => Err(Wrong::allowed(allowed)),
-        false => Ok(url.clone()),
-    });
+    let url = section.secret("url", urls::shown_connection, urls::connection);
     let (password, password_file) = password(&mut section);
     let slot = section.required("slot", "the name of a logical slot", rules::slot_name);
     let publication = section.required("publication", "the name of a publication", rules::publication_name);
-    let patroni = section.list("patroni", "http://HOST:PORT or https://HOST:PORT", rules::server_url(&["http", "https"]));
+    let patroni = section.urls("patroni", urls::server_url(&["http", "https"]));
     Some(PostgresConfig {
         url: url?,
         password,
@@ -205,8 +204,8 @@ fn kafka(mut section: Section<'_>) -> Option<KafkaConfig> {
     let compat = section.or("compat", Compat::Honest.as_str(), Compat::parse);
     let atomic_up_to = section.number("atomic_up_to", 100_000, 1..=10_000_000);
     let properties = section.section("properties").all(|name, text| {
-        let property = rules::property(name, text)?;
-        Ok((Shown::Text(rules::shown_property(name, text)), property))
+        let property = properties::property(name, text)?;
+        Ok((Shown::Text(properties::shown_property(name, text)), property))
     });
     Some(KafkaConfig {
         brokers: brokers?,

@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, fs::File, net::SocketAddr, path::PathBuf, time::Duration};
 
-use hyper::Uri;
-
-use super::reader::{Checked, Wrong};
-use crate::secret::{HIDDEN, Secret};
+use super::mistake::{Checked, Wrong};
+use crate::secret::Secret;
 
 /// A time as a number and a unit.
 pub(super) fn duration(range: std::ops::RangeInclusive<Duration>) -> impl FnOnce(&str) -> Checked<Duration> {
@@ -73,7 +71,9 @@ pub(super) fn topic_prefix(text: &str) -> Checked<String> {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && !text.starts_with("__");
     fits.then(|| text.to_owned()).ok_or_else(|| {
-        Wrong::allowed("1 to 100 of the characters A-Z a-z 0-9 . _ -, not beginning with __ (Kafka allows 249 in a topic)")
+        Wrong::allowed(
+            "1 to 100 of the characters A-Z a-z 0-9 . _ -, not beginning with __ (Kafka allows 249 in a topic)",
+        )
     })
 }
 
@@ -92,36 +92,15 @@ fn is_host_and_port(text: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let bracketed = bare.len() != host.len();
     let host_fits = !bare.is_empty()
-        && bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || (bracketed && byte == b':'));
+        && bare
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || (bracketed && byte == b':'));
     host_fits && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// Where we listen; port 0 lets the system choose.
 pub(super) fn listen(text: &str) -> Checked<SocketAddr> {
     text.parse().map_err(|_| Wrong::allowed("IP:PORT, as in 0.0.0.0:8080 or [::1]:8080"))
-}
-
-/// A URL of a server: scheme, host and perhaps a port; nothing else would be used.
-pub(super) fn server_url<'a>(schemes: &'a [&'a str]) -> impl Fn(&str) -> Checked<String> + 'a {
-    move |text| {
-        let fits = text.parse::<Uri>().ok().is_some_and(|url| {
-            let plain = url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-            url.scheme_str().is_some_and(|scheme| schemes.contains(&scheme)) && plain && url.path() == "/" && url.query().is_none()
-        });
-        match fits {
-            true => Ok(text.trim_end_matches('/').to_owned()),
-            false => Err(Wrong::allowed(format!("{}://HOST:PORT without user, password or path", schemes.join(":// or ")))),
-        }
-    }
-}
-
-/// A server's URL as it may be shown: whatever stands before the `@` may hold a password.
-pub(super) fn without_user(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}://{HIDDEN}{}", &text[..scheme], &text[at..]),
-        (_, Some(_)) => HIDDEN.to_owned(),
-        _ => text.to_owned(),
-    }
 }
 
 /// The beginning of every key in etcd.
@@ -176,84 +155,14 @@ pub(super) fn log_level(text: &str) -> Checked<String> {
     }
 }
 
-/// Settings of librdkafka that the protocol depends on, and why they cannot be chosen.
-const OWNED_PROPERTIES: &[(&str, &str)] = &[
-    ("bootstrap.servers", "it is made from brokers"),
-    ("metadata.broker.list", "it is made from brokers"),
-    ("transactional.id", "it is made from topic_prefix, so that every worker fences the one before it"),
-    ("transaction.timeout.ms", "the bound on a dead worker's transaction depends on it"),
-    ("socket.timeout.ms", "what counts as a doubtful commit depends on it"),
-    ("statistics.interval.ms", "doubtful producers are recognised by the statistics"),
-    ("enable.idempotence", "transactions need it"),
-    ("enable.gapless.guarantee", "transactions imply it"),
-    ("acks", "transactions need all"),
-    ("request.required.acks", "transactions need all"),
-    ("max.in.flight", "order depends on it"),
-    ("max.in.flight.requests.per.connection", "order depends on it"),
-    ("retries", "transactions need them"),
-    ("message.send.max.retries", "transactions need them"),
-    ("message.timeout.ms", "it follows from the transaction's time-out"),
-    ("delivery.timeout.ms", "it follows from the transaction's time-out"),
-    ("partitioner", "the partition of a record must never change"),
-    ("isolation.level", "progress is read committed"),
-    ("group.id", "no consumer group is used"),
-    ("enable.auto.commit", "no consumer group is used"),
-    ("enable.auto.offset.store", "no consumer group is used"),
-    ("auto.offset.reset", "progress is read from offsets of our own"),
-    ("enable.partition.eof", "the end of the progress topic is recognised by it"),
-    ("allow.auto.create.topics", "topics are made with settings that the protocol needs"),
-];
-
-/// Settings for librdkafka, as they are.
-pub(super) fn property(name: &str, text: &str) -> Checked<Secret> {
-    match OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == name) {
-        Some((_, why)) => Err(Wrong { remark: "cannot be set here: ", allowed: (*why).to_owned() }),
-        None => Ok(Secret::new(text)),
-    }
-}
-
-/// A property's value as it may be shown. Names decide, on the safe side: librdkafka's secrets are passwords, keys and
-/// what OAUTHBEARER is configured with.
-pub(super) fn shown_property(name: &str, text: &str) -> String {
-    const SECRET: &[&str] = &["password", "secret", "token", "oauthbearer", "pem", "jaas", "credential"];
-    let name = name.to_lowercase();
-    if SECRET.iter().any(|word| name.contains(word)) { HIDDEN.to_owned() } else { text.to_owned() }
-}
-
-/// A libpq URL or key=value text as it may be shown: passwords and whatever might be one are hidden.
-pub(super) fn shown_connection(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        // In key=value text a password may be quoted and escaped: where there is one, nothing is shown.
-        return if sounds_secret(text) { HIDDEN.to_owned() } else { text.to_owned() };
-    };
-    // The last @: in a malformed URL a password may contain one.
-    let rest = match rest.rsplit_once('@') {
-        Some((user, rest)) => match user.split_once(':') {
-            Some((user, _)) => format!("{user}:{HIDDEN}@{rest}"),
-            None => format!("{user}@{rest}"),
-        },
-        None => rest.to_owned(),
-    };
-    let Some((address, query)) = rest.split_once('?') else { return format!("{scheme}://{rest}") };
-    let settings: Vec<String> = query
-        .split('&')
-        .map(|setting| match setting.split_once('=') {
-            Some((key, _)) if sounds_secret(key) || key.contains('%') => format!("{key}={HIDDEN}"),
-            _ => setting.to_owned(),
-        })
-        .collect();
-    format!("{scheme}://{address}?{}", settings.join("&"))
-}
-
-fn sounds_secret(text: &str) -> bool {
-    let text = text.to_lowercase();
-    text.contains("password") || text.contains("secret")
-}
-
 /// The first two names of `values` that have the same value, as (later, earlier).
 pub(super) fn same_value<'a, V: Ord>(values: impl IntoIterator<Item = (&'a str, V)>) -> Vec<(&'a str, &'a str)> {
     let mut seen = BTreeMap::new();
-    values.into_iter().filter_map(|(name, value)| Some((name, *seen.entry(value).or_insert(name)))).filter(|(a, b)| a != b).collect()
+    values
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, *seen.entry(value).or_insert(name))))
+        .filter(|(a, b)| a != b)
+        .collect()
 }
 
 #[cfg(test)]
@@ -272,22 +181,6 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_shown_without_anything_that_may_be_a_password() {
-        for (text, shown) in [
-            ("postgresql://app@db:5432/orders?sslmode=require", "postgresql://app@db:5432/orders?sslmode=require"),
-            ("postgresql://app:hunter2@db/orders", "postgresql://app:***@db/orders"),
-            ("postgresql://app:p@hunter2/x?y@db/orders", "postgresql://app:***@db/orders"),
-            ("postgresql://db/orders?password=hunter2&sslmode=require", "postgresql://db/orders?password=***&sslmode=require"),
-            ("postgresql://db/orders?pass%77ord=hunter2", "postgresql://db/orders?pass%77ord=***"),
-            ("postgresql://db/orders?sslpassword=hunter2", "postgresql://db/orders?sslpassword=***"),
-            ("host=db dbname=orders", "host=db dbname=orders"),
-            ("host=db PassWord = 'hunter2'", "***"),
-        ] {
-            assert_eq!(shown_connection(text), shown);
-        }
-    }
-
-    #[test]
     fn names_follow_the_rules_of_the_systems_that_store_them() {
         assert!(slot_name("orders_1").is_ok());
         for wrong in ["", "Orders", "orders-1", "o'; drop table x; --", "ä", &"x".repeat(64)] {
@@ -296,10 +189,6 @@ mod tests {
         assert!(brokers("a:9092, [::1]:9093").is_ok_and(|brokers| brokers == "a:9092,[::1]:9093"));
         for wrong in ["", "a", "a:0", "a:99999", "a:9092,", "a b:1", "http://a:1"] {
             assert!(brokers(wrong).is_err(), "{wrong:?}");
-        }
-        assert!(server_url(&["http", "https"])("https://etcd-1:2379/").is_ok_and(|url| url == "https://etcd-1:2379"));
-        for wrong in ["etcd-1:2379", "ftp://a", "http://u:p@a", "http://a/x", "http://", ""] {
-            assert!(server_url(&["http", "https"])(wrong).is_err(), "{wrong:?}");
         }
         for wrong in ["", "/", "pgbaton", "/pgbaton/", "/a//b", "/a b"] {
             assert!(etcd_prefix(wrong).is_err(), "{wrong:?}");

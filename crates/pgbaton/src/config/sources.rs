@@ -20,7 +20,7 @@ const GREATEST_FILE: u64 = 16 << 20;
 
 /// How much text may be read again to find the lines of keys. Beyond it a place is the file alone: a huge file with
 /// many mistakes would be read for minutes.
-const REREAD: usize = 32 << 20;
+const REREAD: usize = 4 << 20;
 
 /// What the person who starts us has given; later wins: files in their order, variables, flags.
 #[derive(Debug, Default)]
@@ -116,7 +116,9 @@ impl Sources {
     /// The place of the key at `path` in a source.
     pub fn place(&self, path: &[String], origin: Origin) -> Place {
         match self.source(origin) {
-            Some(Source::File { path: file, syntax, text }) => Place::File(file.clone(), self.line_of(*syntax, text, path)),
+            Some(Source::File { path: file, syntax, text }) => {
+                Place::File(file.clone(), self.line_of(*syntax, text, path))
+            }
             Some(Source::Variable(name)) => Place::Variable(name.clone()),
             Some(Source::Flag(flag)) => Place::Flag(flag),
             None => Place::Default,
@@ -166,7 +168,8 @@ fn find<'v>(tree: &'v Value, path: &[String]) -> Option<&'v Value> {
 }
 
 fn nested(keys: Vec<&str>, value: &str) -> Dict {
-    let value = keys.iter().rev().fold(Value::from(value), |value, key| Dict::from([((*key).to_owned(), value)]).into());
+    let value =
+        keys.iter().rev().fold(Value::from(value), |value, key| Dict::from([((*key).to_owned(), value)]).into());
     value.into_dict().unwrap_or_default()
 }
 

@@ -40,7 +40,9 @@ pub(super) async fn handover(
     };
     let Handover { to } = body(request).await?;
     let (answer, answered) = oneshot::channel();
-    let silent = |what: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_answer", what).fix("look at /status and try again");
+    let silent = |what: &str| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_answer", what).fix("look at /status and try again")
+    };
     commands.try_send(Command::Handover { to, answer }).map_err(|_| silent("the pipeline takes no commands now"))?;
     match timeout(ANSWER_TIME, answered).await {
         Ok(Ok(Ok(()))) => Ok((StatusCode::ACCEPTED, Json(service.board.status())).into_response()),
@@ -66,11 +68,15 @@ pub(super) async fn not_available(
 }
 
 async fn body<T: Default + serde::de::DeserializeOwned>(request: Request) -> Result<T, Problem> {
-    let bad = |what: String| Problem::new(StatusCode::BAD_REQUEST, "bad_request", what).fix("send {} or {\"to\": \"WORKER\"}");
+    let bad = |what: String| {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_request", what).fix("send {} or {\"to\": \"WORKER\"}")
+    };
     let bytes = timeout(BODY_TIME, Bytes::from_request(request, &())).await;
     match bytes {
         Ok(Ok(bytes)) if bytes.is_empty() => Ok(T::default()),
-        Ok(Ok(bytes)) => serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body is not understood: {error}"))),
+        Ok(Ok(bytes)) => {
+            serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body is not understood: {error}")))
+        }
         Ok(Err(error)) => Err(bad(error.body_text())),
         Err(_) => Err(bad("the body did not arrive in time".to_owned())),
     }

@@ -1,0 +1,13 @@
+//! What a worker says of itself: the JSON of `GET /status`, and the board on which the driver publishes it. Nothing is
+//! decided by it here.
+
+mod board;
+mod document;
+mod parts;
+mod words;
+
+pub use board::{Board, Publisher, STILL_AFTER};
+pub use document::{Coordination, PipelineStatus, WorkerStatus};
+pub(crate) use parts::remaining;
+pub use parts::{Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, Server, Sink, Slot, Switch};
+pub use words::{Cause, PipelineState, Role};
