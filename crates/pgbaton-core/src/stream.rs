@@ -288,7 +288,7 @@ impl Stream {
 
     /// Is it time for an idle pipeline to make its watermark durable?
     pub fn idle_close_due(&self, now: Moment) -> bool {
-        let behind = self.clean_to.bytes_since(self.durable.watermark.lsn);
+        let behind = self.behind();
         self.filling.is_none()
             && self.committing.is_none()
             && self.transaction.is_none()
@@ -296,13 +296,20 @@ impl Stream {
             && (now.since(self.durable_since) >= self.cutting.idle_time || behind >= self.cutting.idle_bytes)
     }
 
-    /// When the answers of `must_close`, `open_too_long` and `idle_close_due` may change by time alone.
+    /// When the answers of `open_too_long` and `idle_close_due` may change by time alone.
     pub fn deadline(&self) -> Option<Moment> {
         match &self.filling {
             Some(filling) => Some(filling.since + self.cutting.longest),
-            None if self.committing.is_none() => Some(self.durable_since + self.cutting.idle_time),
+            None if self.committing.is_none() && self.transaction.is_none() && self.behind() > 0 => {
+                Some(self.durable_since + self.cutting.idle_time)
+            }
             None => None,
         }
+    }
+
+    /// Bytes of WAL that did not concern us and are not recorded as such yet.
+    fn behind(&self) -> u64 {
+        self.clean_to.bytes_since(self.durable.watermark.lsn)
     }
 
     /// Ends the open Kafka transaction (or an empty one): what its `close` says.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -76,10 +77,14 @@ fn failure(error: tokio_postgres::Error, has_password: bool) -> ConnectFailure {
     }
     let source = std::error::Error::source(&error);
     match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
-        Some(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => ConnectFailure::Closed,
+        Some(io) if io.kind() == ErrorKind::UnexpectedEof => ConnectFailure::Closed,
+        // The crate's own objections to what the server sent while it authenticated us.
+        Some(io) if matches!(io.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
+            ConnectFailure::Auth(AuthProblem::Scram(io.to_string()))
+        }
         Some(io) => ConnectFailure::Unreachable(std::io::Error::new(io.kind(), io.to_string())),
         None if error.is_closed() => ConnectFailure::Closed,
-        // What is left are the crate's own objections to authenticating.
+        // What is left are its objections to how we were to authenticate.
         None if !has_password => ConnectFailure::Auth(AuthProblem::NoPassword),
         None => ConnectFailure::Auth(AuthProblem::Scram(source.map_or(error.to_string(), ToString::to_string))),
     }

@@ -57,7 +57,7 @@ impl Wire {
         &self.stream
     }
 
-    /// Where messages to the server are put. They leave while the next packet is waited for, or by `flush`.
+    /// Where messages to the server are put. They leave while the next packet is waited for, or by `try_flush`.
     pub(crate) fn outbox(&mut self) -> &mut BytesMut {
         &mut self.outbox
     }

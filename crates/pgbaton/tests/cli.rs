@@ -1,5 +1,7 @@
 //! The program from outside: exit codes, and what stands on which stream.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -314,4 +316,31 @@ fn a_worker_without_its_servers_answers_says_why_and_ends_at_sigterm() {
     assert_eq!(out(&output), "");
     let all = rest.join("\n");
     assert!(!all.contains("hunter2") && !started.contains("hunter2"), "{all}");
+}
+
+#[test]
+fn ctrl_c_ends_a_watch_with_exit_code_130() {
+    let pair = workers::Pair::start(Some(0));
+    let mut watch = command(&["status", "--watch", &pair.urls[0]]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut table = BufReader::new(watch.stdout.take().unwrap()).lines();
+    assert!(table.next().unwrap().unwrap().starts_with("WORKER"));
+    let pid = watch.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(watch.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_second_signal_ends_a_worker_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(&folder, "127.0.0.1:0");
+    let mut worker = command(&["run", "-c", text(&file)]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(worker.stderr.take().unwrap()).lines().map(Result::unwrap);
+    log.by_ref().find(|line| line.contains("worker started")).expect("the worker ended early");
+    let pid = worker.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    log.by_ref().find(|line| line.contains("asked to stop")).expect("the worker said nothing");
+    // It may have ended by itself already, which is as good.
+    let _ = Command::new("kill").args(["-INT", &pid]).stderr(Stdio::null()).status();
+    log.for_each(drop);
+    assert_eq!(worker.wait().unwrap().code(), Some(130));
 }

@@ -1,5 +1,7 @@
 //! The configuration from outside: what a person writes, and what they are told about it.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use pgbaton::config::{Config, Given, Invalid, Loaded, Place, load};

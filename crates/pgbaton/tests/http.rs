@@ -1,5 +1,7 @@
 //! The HTTP interface over real sockets: what each path answers, who may do what, and what slow clients cannot do.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
@@ -321,10 +323,13 @@ fn without_a_token_a_web_page_in_a_local_browser_commands_nothing() {
 fn a_crowd_of_slow_clients_does_not_delay_a_probe() {
     let worker = Worker::start(&["orders"], None);
     stands_by(&worker.driver("orders"));
-    // More than may be open at once, each with half a request, and event streams that take nothing.
+    // More than may be open at once, each with half a request, and event streams that take nothing. What may be open
+    // follows from the limit of files, which this process shares with the worker.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let crowd = if files < 4096 { files / 2 } else { 1300 };
     let mut slow = Vec::new();
     let mut times = Vec::new();
-    for number in 0..600 {
+    for number in 0..crowd {
         if let Ok(mut stream) = TcpStream::connect(worker.address) {
             let text: &[u8] = if number % 3 == 0 { b"GET /events HTTP/1.1\r\nHost: w\r\n\r\n" } else { b"GET /live" };
             // It may be pushed out already.

@@ -134,6 +134,9 @@ pub enum SessionEnd {
         /// The text to show.
         detail: String,
     },
+    /// The producer may not go on (its last outcome is unknown, or it met an error that forbids it): a new one reads what
+    /// came of it.
+    ProducerSpent(String),
     /// The sink moved nothing for too long.
     Stalled(String),
     /// An atomic transaction was open for too long: publish in chunks from now on.

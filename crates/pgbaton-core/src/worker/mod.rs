@@ -216,7 +216,8 @@ impl Worker {
         match &self.role {
             // A worker in quarantine is woken by every look at the slot.
             Role::Boot | Role::Contend { .. } | Role::Releasing { .. } | Role::Quarantine(_) | Role::Gone => None,
-            Role::Standby => self.absent_since.map(|since| since + SUCCESSOR_FIRST),
+            Role::Standby if self.nobody_holds() => self.absent_since.map(|since| since + SUCCESSOR_FIRST),
+            Role::Standby => None,
             Role::Cooldown { since, until } if self.nobody_holds() => Some((*until).min(*since + ABSENT)),
             Role::Cooldown { until, .. } => Some(*until),
             Role::Tenure(tenure) => Some(tenure.deadline()),

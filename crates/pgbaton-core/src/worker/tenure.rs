@@ -259,6 +259,7 @@ impl Worker {
                 self.sink = Some((code, detail));
                 AfterSession::Retry
             }
+            SessionEnd::ProducerSpent(_) => AfterSession::Retry,
             SessionEnd::Stalled(detail) => {
                 self.sink = Some((Code::SinkStalled, detail));
                 AfterSession::ProbeSink

@@ -1,4 +1,4 @@
-//! The replication connection: SQL first, then one stream of [`Frame`]s with statuses going back.
+//! The replication connection: SQL first, then one stream of [`crate::Frame`]s with statuses going back.
 //!
 //! One task owns both halves. No reconnecting, no status of its own accord, no slot is ever made here: when what is sent is
 //! decided by the caller alone.
@@ -15,21 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pgbaton_core::{History, Lsn, Timeline};
-use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::frontend;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::connect_error::{ConnectError, ConnectFailure, Phase};
 use crate::conninfo::{Conninfo, Host};
-use crate::error::{DbError, Meaning};
-use crate::frame::{Frame, write_status};
+use crate::error::DbError;
 use crate::handshake;
 use crate::hosts;
 use crate::malformed::{Malformed, Problem};
 use crate::sql::{QueryError, SimpleRow, Sql, read_names, read_values};
 use crate::transport::{Stream, within};
-use crate::wire::{Packet, Wire, WireError};
+use crate::wire::{Packet, Wire};
 
 /// What the answer to one query may take in memory. The largest that is asked for, the tables of a publication, is far
 /// below; a server that sends without end is not listened to without end.

@@ -2,7 +2,7 @@
 
 use pgbaton_core::{Lsn, ReplicaIdentity, Timeline};
 use pgbaton_postgres::catalog::{Claimant, observe, primary_key, publication, slot, terminate_stale};
-use pgbaton_postgres::{Frame, Meaning, ReplicationConnection, connect_client};
+use pgbaton_postgres::{Frame, Meaning, ReplicationConnection, TargetSessionAttrs, connect_client};
 
 use crate::server::{Server, connect_with_slot, execute};
 
@@ -28,6 +28,8 @@ async fn an_observation_tells_server_slot_and_reader_at_once() {
 
     connection.query("SET application_name = 'pgbaton/a name'").await.unwrap();
     connection.start_replication("observed", Lsn::INVALID, &OPTIONS).await.unwrap();
+    // Before its first frame a walsender has sent nothing.
+    connection.next_frame().await.unwrap();
     let (mut client, _task) = connect_client(&conninfo, "test", None).await.unwrap();
     let again = observe(&mut client, "observed").await.unwrap();
     assert_eq!(again.postmaster_start, seen.postmaster_start);
@@ -168,4 +170,36 @@ async fn a_foreign_or_cut_name_is_never_ended() {
         reader.close().await;
         reader = ReplicationConnection::connect(&conninfo, "pgbaton/").await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_promoted_standby_tells_how_it_came_to_its_timeline() {
+    let server = Server::start();
+    let conninfo = server.database("promoted");
+    connect_with_slot(&conninfo, "promoted").await.close().await;
+    server.stop("fast");
+    server.start_as_standby();
+    let mut standby = ReplicationConnection::connect(&conninfo, "pgbaton/").await.unwrap();
+    assert_eq!(standby.parameter("in_hot_standby"), Some("on"));
+    let seen = observe(&mut standby, "promoted").await.unwrap();
+    assert_eq!((seen.in_recovery, seen.timeline, seen.wal_lsn), (true, None, None));
+    if seen.server_version < 160000 {
+        let error = standby.start_replication("promoted", Lsn::INVALID, &OPTIONS).await.unwrap_err();
+        assert_eq!(error.meaning(), Meaning::InRecovery, "{error}");
+    }
+    let mut primary = conninfo.clone();
+    primary.target_session_attrs = TargetSessionAttrs::Primary;
+    let error = ReplicationConnection::connect(&primary, "pgbaton/").await.err().unwrap();
+    assert_eq!(error.meaning(), Meaning::InRecovery, "{error}");
+
+    standby.query("SELECT pg_promote()").await.unwrap();
+    let identity = standby.identify_system().await.unwrap();
+    assert_eq!(identity.timeline, Timeline(2));
+    let history = standby.timeline_history(Timeline(2)).await.unwrap();
+    assert_eq!(history.current(), Timeline(2));
+    let [(Timeline(1), switch)] = history.left() else { panic!("{history:?}") };
+    assert!(*switch > Lsn::INVALID && *switch <= identity.xlogpos);
+    assert_eq!(observe(&mut standby, "promoted").await.unwrap().timeline, Some(Timeline(2)));
+    assert_eq!(standby.timeline_history(Timeline(7)).await.unwrap_err().meaning(), Meaning::WalRemoved);
+    ReplicationConnection::connect(&primary, "pgbaton/").await.unwrap();
 }

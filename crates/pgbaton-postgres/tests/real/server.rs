@@ -63,9 +63,7 @@ impl Server {
         server.make_certificates();
         server.write("pg_hba.conf", HBA);
         server.write("postgresql.auto.conf", SETTINGS);
-        let options = format!("-p {port} -k {}", server.path().display());
-        let log = server.path().join("log");
-        server.run("pg_ctl", &["start", "-w", "-D", &data, "-l", &log.display().to_string(), "-o", &options]);
+        server.launch();
         server.psql(
             "CREATE ROLE cdc LOGIN REPLICATION PASSWORD 's3cret ä'; GRANT pg_monitor TO cdc;
              CREATE ROLE plain LOGIN REPLICATION PASSWORD 'clear';
@@ -91,6 +89,18 @@ impl Server {
     /// A connection text with this server's port.
     pub fn conninfo(&self, text: &str) -> Conninfo {
         Conninfo::parse(&format!("{text} port={}", self.port)).unwrap()
+    }
+
+    fn launch(&self) {
+        let options = format!("-p {} -k {}", self.port, self.path().display());
+        let log = self.path().join("log").display().to_string();
+        self.run("pg_ctl", &["start", "-w", "-D", &self.data(), "-l", &log, "-o", &options]);
+    }
+
+    /// Starts the stopped server again as a standby of nobody.
+    pub fn start_as_standby(&self) {
+        self.write("standby.signal", "");
+        self.launch();
     }
 
     /// Stops the server as `pg_ctl -m MODE` does, and returns when it has ended.

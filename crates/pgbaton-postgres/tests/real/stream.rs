@@ -80,6 +80,22 @@ async fn confirmed(conninfo: &Conninfo, slot: &str) -> Lsn {
     catalog::slot(&mut client, slot).await.unwrap().unwrap().confirmed_flush_lsn.unwrap()
 }
 
+/// Looks at the slot `status` until what is waited for has come.
+async fn observed(
+    client: &mut tokio_postgres::Client,
+    come: impl Fn(&catalog::Observation) -> bool,
+) -> catalog::Observation {
+    let looking = async {
+        loop {
+            let seen = catalog::observe(client, "status").await.unwrap();
+            if come(&seen) {
+                break seen;
+            }
+        }
+    };
+    timeout(LONG, looking).await.unwrap()
+}
+
 #[tokio::test]
 async fn sql_works_before_the_stream_and_after_a_refused_start() {
     let server = Server::shared();
@@ -189,17 +205,12 @@ async fn only_the_flushed_position_of_a_status_moves_the_slot() {
             break end_lsn;
         }
     };
-    // The answer that is asked for comes after the status was taken in.
-    connection.send_status(end, Lsn::INVALID, Lsn::INVALID, true).unwrap();
-    while !matches!(next(&mut connection).await, Frame::Keepalive { .. }) {}
     let (mut client, _task) = connect_client(&conninfo, "test", None).await.unwrap();
-    let seen = catalog::observe(&mut client, "status").await.unwrap();
-    assert_eq!(seen.reader.unwrap().write_lsn, Some(end));
-    assert_eq!(seen.slot.unwrap().confirmed_flush_lsn, Some(before));
-
-    connection.send_status(end, end, end, true).unwrap();
-    while !matches!(next(&mut connection).await, Frame::Keepalive { .. }) {}
-    assert_eq!(confirmed(&conninfo, "status").await, end);
+    connection.send_status(end, Lsn::INVALID, Lsn::INVALID, false).unwrap();
+    let seen = observed(&mut client, |seen| seen.reader.as_ref().is_some_and(|reader| reader.write_lsn == Some(end)));
+    assert_eq!(seen.await.slot.unwrap().confirmed_flush_lsn, Some(before));
+    connection.send_status(end, end, end, false).unwrap();
+    observed(&mut client, |seen| seen.slot.as_ref().unwrap().confirmed_flush_lsn == Some(end)).await;
     connection.close().await;
 }
 

@@ -16,7 +16,7 @@ use super::outcome::SessionError;
 use super::producer::Producer;
 use super::progress::{ProgressRead, ReadError, read_below};
 use super::reader::SLICE;
-use super::target::KafkaTarget;
+use super::target::{DEFAULT_MESSAGE_MAX_BYTES, KafkaTarget};
 use super::topics::{Required, TopicError, TopicInvalid, Topics};
 use super::witness::find_record_of_ours;
 use crate::topic::{markers_topic, progress_topic};
@@ -100,13 +100,16 @@ pub(super) fn establish(
 ) -> Result<(Established, ProgressRead), FenceError> {
     target.check()?;
     let names = Names { progress: progress_topic(&target.topic_prefix), markers: markers_topic(&target.topic_prefix) };
+    // The producer connects while the topics are looked at: its init waits half a second for a connection not yet up.
+    let mut producer = Producer::connect(target, DEFAULT_MESSAGE_MAX_BYTES)?;
     let topics = Topics::connect(target, runtime, cancelled.clone())?;
-    let producer = Producer::connect(target, 1_048_588)?;
-
     let prepared = topics
         .ensure_required(&[Required::progress(names.progress.clone()), Required::markers(names.markers.clone())])?;
+    if prepared.message_max_bytes != DEFAULT_MESSAGE_MAX_BYTES {
+        producer = Producer::connect(target, prepared.message_max_bytes)?;
+    }
 
-    let _ = prepared.message_max_bytes;
+    // X/2, the protocol's patience, for each of the two steps that wait for others.
     let patience = producer.transaction_timeout() / 2;
     producer.init(patience, cancelled)?;
     producer.begin()?;

@@ -49,7 +49,12 @@ impl Broker {
             .unwrap();
         assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
         let mut shell = Command::new("sh")
-            .args(["-c", r#""$@" </dev/null >"$DIR/log" 2>&1 & echo $!; read -r _; kill -9 $!; wait; rm -rf "$DIR""#, "sh", "java"])
+            .args([
+                "-c",
+                r#""$@" </dev/null >"$DIR/log" 2>&1 & echo $!; read -r _; kill -9 $!; wait; rm -rf "$DIR""#,
+                "sh",
+                "java",
+            ])
             .args(["-Xms256m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes])
             .arg("kafka.Kafka")
             .arg(&conf)

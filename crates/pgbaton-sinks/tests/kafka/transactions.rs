@@ -124,3 +124,16 @@ async fn a_record_that_the_broker_refuses_for_its_size_ends_the_session() {
     let large = SessionError::RecordTooLarge { topic: topic.to_owned(), bytes: 2_000_001, limit: 1_048_588 };
     assert_eq!(event, SinkEvent::Failed(large));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_cluster_takes_larger_records_so_do_we() {
+    let broker = Broker::start_with("roomy", |_, _| "message.max.bytes=3000000\n".to_owned());
+    let topic = "roomy.public.items";
+    let mut session = claimed(&target(&broker, "roomy"), "a", 1).await;
+    session.prepare_topics(&[topic]).await.unwrap();
+    session.begin(&open("a", 1, 1)).unwrap();
+    write(&mut session, topic, "1", &"x".repeat(2_000_000));
+    session.commit(&close("a", 1, 1), LIMIT);
+    committed(&mut session).await;
+    assert_eq!(committed_values(&broker, topic).len(), 1);
+}

@@ -157,7 +157,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
 
 fn on_small_runtime(work: impl Future<Output = u8>) -> u8 {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
+        Ok(runtime) => runtime.block_on(async {
+            tokio::select! {
+                code = work => code,
+                // A signal that cannot be caught ends the process by itself.
+                Ok(()) = tokio::signal::ctrl_c() => INTERRUPTED,
+            }
+        }),
         Err(error) => {
             complain(format_args!("start the runtime: {error}"));
             FAILED

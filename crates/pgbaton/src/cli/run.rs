@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, error::Error, future::Future, sync::Arc};
 
+use rustix::process::{Resource, Rlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::{FAILED, INTERRUPTED, TERMINATED, chain, complain, config::refuse};
 use crate::{
@@ -71,6 +72,7 @@ pub(super) fn run(given: &Given, driver: impl Driver) -> u8 {
 }
 
 fn serve(config: Arc<Config>, driver: impl Driver) -> Result<u8, Box<dyn Error>> {
+    allow_many_files();
     let bound = http::bind(config.http.listen)?;
     let address = bound.address();
     let url = config.http.url(address);
@@ -117,6 +119,15 @@ fn serve(config: Arc<Config>, driver: impl Driver) -> Result<u8, Box<dyn Error>>
     // Whatever still runs in the background has no right to delay the end.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// As many open files as we may allow ourselves: the usual soft limit of 1024 is for programs that use `select`.
+fn allow_many_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// SIGTERM and SIGINT, as the exit code that each stands for.

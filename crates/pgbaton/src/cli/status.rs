@@ -118,7 +118,7 @@ pub(super) async fn status(urls: &[String], as_json: bool, watch: bool) -> u8 {
         if !watch {
             return code;
         }
-        // Between two looks, not for something to happen. Ctrl-C ends the process here as anywhere in this command.
+        // Between two looks, not for something to happen.
         tokio::time::sleep(Duration::from_secs(1)).await;
         if !as_json {
             say("");

@@ -22,8 +22,8 @@ pub(super) fn load(given: &Given) -> Result<Loaded, Invalid> {
     if !mistakes.is_empty() {
         return Err(Invalid(mistakes));
     }
-    let reader = Reader::new(&sources, mistakes);
-    let config = config(reader.root());
+    let reader = Reader::new(&sources);
+    let config = config(Section::root(&reader));
     let effective = Effective::new(reader.finish()?, sources);
     let config = config.expect("a value is missing only where a mistake was noted");
     Ok(Loaded { config, effective })

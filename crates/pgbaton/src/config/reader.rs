@@ -1,17 +1,13 @@
-//! Reads the merged tree key by key, noting every mistake instead of stopping at the first, and every value that takes
+//! The notes of one reading of the configuration: every mistake instead of only the first, and every value that takes
 //! effect. Which keys there are is not known here.
 
-use std::{borrow::Cow, cell::RefCell, collections::BTreeSet};
-
-use figment::value::{Dict, Value};
+use std::cell::RefCell;
 
 use super::{
-    effective::{Entry, Shown},
-    mistake::{Invalid, Mistake, Place, nearest, quoted},
-    rules::without_user,
+    effective::Entry,
+    mistake::{Invalid, Mistake, Place, nearest},
     sources::{Origin, Sources},
 };
-use crate::secret::{HIDDEN, Secret};
 
 /// Beyond this many mistakes only their number is reported: each costs a look through its file.
 const MOST_MISTAKES: usize = 100;
@@ -34,17 +30,29 @@ struct Notes {
 }
 
 impl<'s> Reader<'s> {
-    pub fn new(sources: &'s Sources, mistakes: Vec<Mistake>) -> Self {
-        Reader { sources, notes: RefCell::new(Notes { mistakes, ..Notes::default() }) }
+    pub fn new(sources: &'s Sources) -> Self {
+        Reader { sources, notes: RefCell::default() }
     }
 
-    /// The whole tree.
-    pub fn root(&self) -> Section<'_> {
-        Section { reader: self, path: Vec::new(), dict: self.sources.tree().as_dict(), known: Vec::new() }
+    /// What is read.
+    pub fn sources(&self) -> &'s Sources {
+        self.sources
+    }
+
+    /// Notes a value that takes effect.
+    pub fn takes_effect(&self, entry: Entry) {
+        self.notes.borrow_mut().effective.push(entry);
+    }
+
+    /// Notes which keys a table knows, as full paths, and which others it has.
+    pub fn table(&self, known: Vec<Vec<String>>, unknown: Vec<(Vec<String>, Origin, Vec<String>)>) {
+        let notes = &mut *self.notes.borrow_mut();
+        notes.known.extend(known);
+        notes.unknown.extend(unknown);
     }
 
     /// Notes that something about `path` is wrong: where, and what.
-    fn mistake(&self, path: &[String], what: impl FnOnce(&Sources) -> (Place, String)) {
+    pub fn mistake(&self, path: &[String], what: impl FnOnce(&Sources) -> (Place, String)) {
         if self.notes.borrow().mistakes.len() >= MOST_MISTAKES {
             self.notes.borrow_mut().more += 1;
             return;

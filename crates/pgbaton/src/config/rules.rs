@@ -158,11 +158,7 @@ pub(super) fn log_level(text: &str) -> Checked<String> {
 /// The first two names of `values` that have the same value, as (later, earlier).
 pub(super) fn same_value<'a, V: Ord>(values: impl IntoIterator<Item = (&'a str, V)>) -> Vec<(&'a str, &'a str)> {
     let mut seen = BTreeMap::new();
-    values
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, *seen.entry(value).or_insert(name))))
-        .filter(|(a, b)| a != b)
-        .collect()
+    values.into_iter().map(|(name, value)| (name, *seen.entry(value).or_insert(name))).filter(|(a, b)| a != b).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,18 @@
 //! One table of the tree, read key by key: the right kind of value, through its rule, or a mistake.
 
+use std::{collections::BTreeSet, ops::RangeInclusive};
+
+use figment::value::{Dict, Num, Value};
+
+use super::{
+    effective::{Entry, Shown},
+    mistake::{Checked, quoted},
+    reader::Reader,
+    sources::Origin,
+    urls::without_user,
+};
+use crate::secret::{HIDDEN, Secret};
+
 /// One table of the tree. Drop it when all its keys were asked for: what remains is unknown.
 pub(super) struct Section<'r> {
     reader: &'r Reader<'r>,
@@ -9,6 +22,11 @@ pub(super) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
+    /// The whole tree.
+    pub fn root(reader: &'r Reader<'r>) -> Self {
+        Section { reader, path: Vec::new(), dict: reader.sources().tree().as_dict(), known: Vec::new() }
+    }
+
     /// The full path of a key of this table.
     pub fn path_of(&self, key: &str) -> Vec<String> {
         let mut path = self.path.clone();
@@ -76,7 +94,7 @@ impl<'r> Section<'r> {
     }
 
     /// A whole number with a default.
-    pub fn number(&mut self, key: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> Option<u64> {
         let Some(value) = self.given(key) else {
             self.takes_effect(key, None, Shown::Number(default));
             return Some(default);
@@ -84,16 +102,13 @@ impl<'r> Section<'r> {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         let path = self.path_of(key);
         let found = match value {
-            Value::Num(_, number) => number
-                .to_u128()
-                .or_else(|| number.to_i128().and_then(|number| number.try_into().ok()))
-                .and_then(|number| u64::try_from(number).ok()),
-            Value::String(_, text) if self.reader.sources.is_only_text(value) => text.parse().ok(),
+            Value::Num(_, number) => number_text(*number).parse().ok(),
+            Value::String(_, text) if self.reader.sources().is_only_text(value) => text.parse().ok(),
             _ => None,
         };
         match found.filter(|number| range.contains(number)) {
             Some(number) => {
-                self.takes_effect(key, self.reader.sources.origin(value), Shown::Number(number));
+                self.takes_effect(key, self.reader.sources().origin(value), Shown::Number(number));
                 Some(number)
             }
             None => {
@@ -112,7 +127,7 @@ impl<'r> Section<'r> {
         let path = self.path_of(key);
         let texts: Option<Vec<&str>> = match value {
             Value::Array(_, items) => items.iter().map(Value::as_str).collect(),
-            Value::String(_, text) if self.reader.sources.is_only_text(value) => {
+            Value::String(_, text) if self.reader.sources().is_only_text(value) => {
                 Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect())
             }
             _ => None,
@@ -125,7 +140,7 @@ impl<'r> Section<'r> {
             texts.iter().map(|text| self.judged(&path, value, &without_user(text), rule(text))).collect();
         let items: Option<Vec<T>> = items.into_iter().collect();
         let shown = Shown::List(texts.into_iter().map(str::to_owned).collect());
-        self.takes_effect(key, self.reader.sources.origin(value), shown);
+        self.takes_effect(key, self.reader.sources().origin(value), shown);
         items
     }
 
@@ -151,11 +166,7 @@ impl<'r> Section<'r> {
                 }
                 Value::String(_, text) => text.clone(),
                 Value::Bool(_, flag) => flag.to_string(),
-                Value::Num(_, number) => match (number.to_i128(), number.to_u128(), number.to_f64()) {
-                    (Some(whole), ..) => whole.to_string(),
-                    (_, Some(whole), _) => whole.to_string(),
-                    (_, _, fraction) => fraction.map(|fraction| fraction.to_string()).unwrap_or_default(),
-                },
+                Value::Num(_, number) => number_text(*number),
                 _ => {
                     self.wrong_type(&path, value, "a text, a number, true or false", true);
                     continue;
@@ -164,7 +175,7 @@ impl<'r> Section<'r> {
             let name = below.join(".");
             match rule(&name, &text) {
                 Ok((shown, checked)) => {
-                    self.takes_effect(&name, self.reader.sources.origin(value), shown);
+                    self.takes_effect(&name, self.reader.sources().origin(value), shown);
                     found.push((name, checked));
                 }
                 Err(wrong) => {
@@ -219,7 +230,7 @@ impl<'r> Section<'r> {
         let path = self.path_of(key);
         let Shown::Text(visible) = &shown else { return None };
         let checked = self.judged(&path, value, visible, rule(text))?;
-        self.takes_effect(key, self.reader.sources.origin(value), shown);
+        self.takes_effect(key, self.reader.sources().origin(value), shown);
         Some(checked)
     }
 
@@ -240,12 +251,7 @@ impl<'r> Section<'r> {
             Value::String(..) => "a text".to_owned(),
             Value::Char(..) => "a character".to_owned(),
             Value::Bool(_, flag) if !secret => flag.to_string(),
-            Value::Num(_, number) if !secret => match (number.to_i128(), number.to_u128(), number.to_f64()) {
-                (Some(whole), ..) => format!("the number {whole}"),
-                (_, Some(whole), _) => format!("the number {whole}"),
-                (_, _, Some(fraction)) => format!("the number {fraction}"),
-                _ => "a number".to_owned(),
-            },
+            Value::Num(_, number) if !secret => format!("the number {}", number_text(*number)),
             Value::Bool(..) | Value::Num(..) => "a number or flag (hidden)".to_owned(),
             Value::Empty(..) => "nothing".to_owned(),
             Value::Dict(..) => "a table".to_owned(),
@@ -260,7 +266,7 @@ impl<'r> Section<'r> {
     }
 
     fn takes_effect(&self, key: &str, origin: Origin, shown: Shown) {
-        self.reader.notes.borrow_mut().effective.push(Entry { path: self.path_of(key), origin, shown });
+        self.reader.takes_effect(Entry { path: self.path_of(key), origin, shown });
     }
 }
 
@@ -268,14 +274,18 @@ impl Drop for Section<'_> {
     fn drop(&mut self) {
         let given = self.dict.into_iter().flatten();
         // A set: there may be as many keys as pipelines.
-        let known: BTreeSet<&String> = self.known.iter().collect();
+        let expected: BTreeSet<&String> = self.known.iter().collect();
         let unknown: Vec<_> = given
-            .filter(|(key, _)| !known.contains(key))
-            .map(|(key, value)| (self.path_of(key), self.reader.sources.origin(value), self.known.clone()))
+            .filter(|(key, _)| !expected.contains(key))
+            .map(|(key, value)| (self.path_of(key), self.reader.sources().origin(value), self.known.clone()))
             .collect();
         let known: Vec<_> = self.known.iter().map(|key| self.path_of(key)).collect();
-        let mut notes = self.reader.notes.borrow_mut();
-        notes.unknown.extend(unknown);
-        notes.known.extend(known);
+        self.reader.table(known, unknown);
     }
+}
+
+fn number_text(number: Num) -> String {
+    let whole = number.to_i128().map(|whole| whole.to_string());
+    let whole = whole.or_else(|| number.to_u128().map(|whole| whole.to_string()));
+    whole.or_else(|| number.to_f64().map(|fraction| fraction.to_string())).unwrap_or_default()
 }

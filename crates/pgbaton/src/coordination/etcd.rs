@@ -197,9 +197,11 @@ impl Etcd {
     pub async fn take_holder(&self, lease_id: i64, value: &HolderValue) -> Result<Option<(i64, String)>, EtcdError> {
         let key = self.key("holder");
         let bytes = serde_json::to_vec(value).expect("strings and numbers always serialise");
-        let txn = Txn::new()
-            .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(key, bytes, Some(PutOptions::new().with_lease(lease_id)))]);
+        let txn = Txn::new().when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)]).and_then([TxnOp::put(
+            key,
+            bytes,
+            Some(PutOptions::new().with_lease(lease_id)),
+        )]);
         self.once(|mut client| async move {
             let answer = client.txn(txn).await?;
             let header = answer.header().map(|header| (header.revision(), header.cluster_id()));
@@ -219,8 +221,7 @@ impl Etcd {
             let bytes = serde_json::to_vec(&value).expect("strings and numbers always serialise");
             operations.push(TxnOp::put(self.key("successor"), bytes, None));
         }
-        let txn =
-            Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, revision)]).and_then(operations);
+        let txn = Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, revision)]).and_then(operations);
         self.anywhere(|mut client| {
             let txn = txn.clone();
             async move { client.txn(txn).await.map(drop) }
@@ -235,8 +236,7 @@ impl Etcd {
 
     /// Holder and successor, linearizable, at one revision.
     pub async fn view(&self) -> Result<HolderView, EtcdError> {
-        let txn = Txn::new()
-            .and_then([TxnOp::get(self.key("holder"), None), TxnOp::get(self.key("successor"), None)]);
+        let txn = Txn::new().and_then([TxnOp::get(self.key("holder"), None), TxnOp::get(self.key("successor"), None)]);
         let answer = self
             .anywhere(|mut client| {
                 let txn = txn.clone();

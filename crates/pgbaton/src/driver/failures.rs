@@ -54,12 +54,20 @@ pub fn kafka(fault: &KafkaFault) -> (Code, String) {
 
 /// A Kafka session that is over.
 pub fn session(error: &SessionError) -> SessionEnd {
-    let (code, detail) = match error {
-        SessionError::Kafka(fault) => kafka(fault),
+    match error {
+        SessionError::Kafka(fault) => {
+            let (code, detail) = kafka(fault);
+            SessionEnd::Sink { code, detail }
+        }
         // Also what a transaction time-out looks like: the next session reads progress before anything is concluded.
-        other => (Code::Fenced, other.to_string()),
-    };
-    SessionEnd::Sink { code, detail }
+        SessionError::Fenced => SessionEnd::Sink { code: Code::Fenced, detail: error.to_string() },
+        SessionError::RecordTooLarge { .. } => {
+            SessionEnd::Sink { code: Code::ConfigInvalid, detail: error.to_string() }
+        }
+        SessionError::OutcomeUnknown { .. } | SessionError::NotCommitted { .. } | SessionError::NotDelivered { .. } => {
+            SessionEnd::ProducerSpent(error.to_string())
+        }
+    }
 }
 
 /// A fence that failed.

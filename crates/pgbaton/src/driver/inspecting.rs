@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use pgbaton_core::{
-    Code, Failure, Inspection, Lsn, ReplicaIdentity, Server, SlotState, SystemIdentifier, hash_of,
-};
+use pgbaton_core::{Code, Failure, Inspection, Lsn, ReplicaIdentity, Server, SlotState, SystemIdentifier, hash_of};
 use pgbaton_postgres::{Conninfo, QueryError, ReplicationConnection, catalog};
 use pgbaton_sinks::table_topic;
 use tokio::time::timeout;
@@ -72,7 +70,8 @@ async fn look(
         let topic = table_topic(&wanted.topic_prefix, &table.schema, &table.table)
             .map_err(|error| failures::passing(Code::ConfigInvalid, error.to_string()))?;
         if topics.contains(&topic) {
-            let detail = format!("table {}.{} and another one would both be written to {topic}", table.schema, table.table);
+            let detail =
+                format!("table {}.{} and another one would both be written to {topic}", table.schema, table.table);
             return Err(failures::passing(Code::TopicCollision, detail));
         }
         topics.push(topic);

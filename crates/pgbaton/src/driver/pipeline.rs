@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    Cutting, Effect, Gap, Identity, Input, Lsn, Moment, SessionEnd, SlotState, State, Stream, Worker, hash_of,
+    Code, Cutting, Effect, Gap, Identity, Input, Lsn, Moment, SessionEnd, SlotState, State, Stream, Worker, hash_of,
 };
 use pgbaton_postgres::Conninfo;
 use pgbaton_postgres::catalog::Claimant;
@@ -35,6 +35,7 @@ const PROBE_PERIOD: Duration = Duration::from_secs(5);
 const PROBE_LIMIT: Duration = Duration::from_secs(4);
 /// The loop turns at least this often, so that a suspended machine is noticed soon after it wakes.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 
 enum Fact {
     Told(Input),
@@ -104,7 +105,9 @@ impl Pipeline {
             pipeline_hash: short(&format!("{}/{name}", config.coordination.prefix)),
             worker_hash: short(&config.name),
             database: conninfo.dbname.clone(),
-            config_hash: hash_of(format!("{prefix}\n{}\n{}", settings.postgres.publication, settings.kafka.format.as_str()).as_bytes()),
+            config_hash: hash_of(
+                format!("{prefix}\n{}\n{}", settings.postgres.publication, settings.kafka.format.as_str()).as_bytes(),
+            ),
         };
         let own = WorkerValue {
             worker: config.name.clone(),
@@ -170,7 +173,8 @@ impl Pipeline {
             let now = boottime();
             let mut until = now + LONGEST_SLEEP;
             if let Some(deadline) = self.worker.deadline() {
-                until = until.min(deadline);
+                // One that has passed was looked at in the last turn and waits for something else.
+                until = until.min(deadline.max(now + SHORTEST_SLEEP));
             }
             let input = tokio::select! {
                 biased;
@@ -210,7 +214,9 @@ impl Pipeline {
     fn spawn_lookouts(&mut self) {
         let facts = self.facts.0.clone();
         let etcd = self.etcd.clone();
-        self.tasks.spawn(coordination::watch_holder(etcd, move |input| facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()));
+        self.tasks.spawn(coordination::watch_holder(etcd, move |input| {
+            facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
+        }));
         let facts = self.facts.0.clone();
         let seed = u64::from_str_radix(&self.holder_value.nonce, 16).unwrap_or(1);
         let poller = Poller {
@@ -220,7 +226,9 @@ impl Pipeline {
             now: self.look_now.clone(),
             seed,
         };
-        self.tasks.spawn(poller.run(move |input, extra| facts.try_send(Fact::Seen(input, extra)).is_ok() || !facts.is_closed()));
+        self.tasks.spawn(
+            poller.run(move |input, extra| facts.try_send(Fact::Seen(input, extra)).is_ok() || !facts.is_closed()),
+        );
         let (facts, probe) = (self.facts.0.clone(), self.probe.clone());
         let own = self.own.subscribe();
         self.tasks.spawn(async move {
@@ -284,10 +292,7 @@ impl Pipeline {
                 self.session.connection = Some(connection);
                 Input::NotStarted(failure)
             }
-            Step::Broken(end) => {
-                self.session.sink_failed = matches!(end, SessionEnd::Sink { .. });
-                Input::Broken(end)
-            }
+            Step::Broken(end) => Input::Broken(end),
             Step::Ended => Input::SessionEnded,
         }
     }
@@ -320,9 +325,9 @@ impl Pipeline {
                     fix: "ask the holder".to_owned(),
                     holder_url: self.worker.holder().map(|holder| holder.url.clone()),
                 });
-                let unknown = to.as_ref().filter(|to| {
-                    !self.peers.borrow().iter().any(|peer| peer.reachable && peer.value.worker == **to)
-                });
+                let unknown = to
+                    .as_ref()
+                    .filter(|to| !self.peers.borrow().iter().any(|peer| peer.reachable && peer.value.worker == **to));
                 let refused = refused.or_else(|| {
                     unknown.map(|to| Refused {
                         code: "unknown_worker",
@@ -338,7 +343,10 @@ impl Pipeline {
                 // Somebody has to go first; a standby that could take over is named where nobody was.
                 let to = to.or_else(|| {
                     let peers = self.peers.borrow();
-                    peers.iter().find(|peer| peer.reachable && peer.value.role == "standby").map(|peer| peer.value.worker.clone())
+                    peers
+                        .iter()
+                        .find(|peer| peer.reachable && peer.value.role == "standby")
+                        .map(|peer| peer.value.worker.clone())
                 });
                 Some(Input::Handover(to))
             }
@@ -350,7 +358,11 @@ impl Pipeline {
         let mut effects = Vec::new();
         if let Input::Broken(end) = &input {
             self.reporter.broken(end);
-            self.session.sink_failed |= matches!(end, SessionEnd::Sink { .. } | SessionEnd::Stalled(_));
+            self.session.sink_failed |=
+                matches!(end, SessionEnd::Sink { .. } | SessionEnd::Stalled(_) | SessionEnd::ProducerSpent(_));
+            if matches!(end, SessionEnd::Sink { code: Code::Fenced, .. }) {
+                self.meters.fenced();
+            }
         }
         self.worker.handle(boottime(), input, &mut effects);
         let after = self.worker.state();
@@ -376,7 +388,9 @@ impl Pipeline {
                 let etcd = self.etcd.clone();
                 self.tell(async move {
                     let view = etcd.view().await;
-                    Input::HolderRead(view.ok().map(|view| view.holder.is_some_and(|holder| holder.revision == tenure.revision)))
+                    Input::HolderRead(
+                        view.ok().map(|view| view.holder.is_some_and(|holder| holder.revision == tenure.revision)),
+                    )
                 });
             }
             Effect::Release { tenure, handover, to } => {
@@ -401,15 +415,16 @@ impl Pipeline {
                     match looking::free_slot(&conninfo, &slot, &claimant).await {
                         Ok(true) => warn!(pipeline = name, pid, "told an older session's walsender to go"),
                         Ok(false) => {}
-                        Err(error) => warn!(pipeline = name, pid, error, "could not tell an older session's walsender to go"),
+                        Err(error) => {
+                            warn!(pipeline = name, pid, error, "could not tell an older session's walsender to go")
+                        }
                     }
                 });
             }
             Effect::Fence => match random_hex(16) {
                 Ok(id) => {
-                    let topics = self.reporter.topics().to_vec();
-                    let fencing = session::fence(self.target.clone(), self.etcd.clone(), self.holder_value.worker.clone(), id, topics);
-                    self.step(fencing);
+                    let (target, etcd) = (self.target.clone(), self.etcd.clone());
+                    self.step(session::fence(target, etcd, self.holder_value.worker.clone(), id));
                 }
                 Err(error) => error!(%error, "no random bytes for a session id"),
             },
@@ -417,7 +432,8 @@ impl Pipeline {
                 let Some(sink) = self.session.sink.take() else { return };
                 self.reporter.claims(&plan);
                 self.session.plan = Some(plan.clone());
-                self.step(session::claim(sink, plan));
+                let topics = self.reporter.topics().to_vec();
+                self.step(session::claim(sink, plan, topics));
             }
             Effect::Start { name, at } => {
                 let Some(connection) = self.session.connection.take() else { return };

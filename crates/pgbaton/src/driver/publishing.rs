@@ -71,6 +71,7 @@ pub struct Publishing {
 
 #[derive(Default)]
 struct Scratch {
+    term: String,
     id: String,
     chunk: String,
 }
@@ -99,6 +100,7 @@ impl Publishing {
         source: Source,
         meters: Meters,
     ) -> Self {
+        let term = journal.term().to_string();
         Publishing {
             stream,
             journal,
@@ -112,7 +114,7 @@ impl Publishing {
             backlog_bytes: 0,
             tables: HashMap::new(),
             records: Records::default(),
-            scratch: Scratch::default(),
+            scratch: Scratch { term, ..Scratch::default() },
             transaction: None,
             last_commit_lsn: None,
             status_due: boottime() + STATUS_PERIOD,
@@ -154,11 +156,15 @@ impl Publishing {
         let until = until.min(self.status_due).min(self.stream.deadline().unwrap_or(until));
         let room = self.backlog_bytes < BACKLOG_BYTES;
         if self.has_work() {
-            tokio::task::yield_now().await;
+            // Looks at the sink in passing, so that a long backlog hides neither its failure nor its progress.
+            tokio::select! {
+                biased;
+                event = self.sink.event() => self.sink_event(event)?,
+                () = tokio::task::yield_now() => {}
+            }
             return self.read_what_is_here();
         }
         tokio::select! {
-            biased;
             event = self.sink.event() => self.sink_event(event),
             frame = self.connection.next_frame(), if room => {
                 let frame = frame.map_err(stream_end)?;
@@ -171,7 +177,11 @@ impl Publishing {
 
     /// Data is here and the sink can take it.
     fn has_work(&self) -> bool {
-        self.accepting && !self.backlog.is_empty() && !self.stream.is_committing() && !self.sink_is_full() && self.next_is_known()
+        self.accepting
+            && !self.backlog.is_empty()
+            && !self.stream.is_committing()
+            && !self.sink_is_full()
+            && self.next_is_known()
     }
 
     /// In a chunked transaction a row is written only when it is known whether it is the last one: something always
@@ -250,9 +260,7 @@ impl Publishing {
                 let answer =
                     self.stream.keepalive(wal_end, reply_requested, self.backlog.is_empty()).map_err(broken)?;
                 if let Some(status) = answer {
-                    self.connection
-                        .send_status(status.write, status.flush, status.flush, false)
-                        .map_err(stream_end)?;
+                    self.connection.send_status(status.write, status.flush, status.flush, false).map_err(stream_end)?;
                 }
             }
             Frame::End => {
@@ -276,7 +284,8 @@ impl Publishing {
             Message::Begin { final_lsn, commit_time, xid } => {
                 let unix = commit_time + UNIX_TO_POSTGRES_MICROS;
                 self.transaction = Some(TransactionFacts { xid, commit_time_micros: unix });
-                self.last_commit_time = u64::try_from(unix).ok().map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+                self.last_commit_time =
+                    u64::try_from(unix).ok().map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
                 self.stream.begin(xid, final_lsn, failures::rfc3339_micros(unix)).map_err(broken)
             }
             Message::Commit { end_lsn, .. } => {
@@ -299,10 +308,11 @@ impl Publishing {
 
     async fn relation(&mut self, relation: &Relation) -> Result<(), SessionEnd> {
         let keys = self.keys.get(&relation.oid).map(Vec::as_slice);
-        let (encoder, unmapped) = TableEncoder::compile(relation, keys, &self.source).map_err(|error| SessionEnd::Sink {
-            code: Code::ConfigInvalid,
-            detail: format!("table {}.{}: {error}", relation.schema, relation.table),
-        })?;
+        let (encoder, unmapped) =
+            TableEncoder::compile(relation, keys, &self.source).map_err(|error| SessionEnd::Sink {
+                code: Code::ConfigInvalid,
+                detail: format!("table {}.{}: {error}", relation.schema, relation.table),
+            })?;
         if let Some((oid, _)) =
             self.tables.iter().find(|(oid, table)| **oid != relation.oid && table.topic() == encoder.topic())
         {
@@ -331,7 +341,12 @@ impl Publishing {
         match tokio::time::timeout(TOPIC_LIMIT, self.sink.prepare_topics(&topic)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(failures::topic(&error)),
-            Err(_) => return Err(SessionEnd::Stalled(format!("topic {} could not be found or made in time", encoder.topic()))),
+            Err(_) => {
+                return Err(SessionEnd::Stalled(format!(
+                    "topic {} could not be found or made in time",
+                    encoder.topic()
+                )));
+            }
         }
         if !self.new_topics.iter().any(|topic| topic == encoder.topic()) {
             self.new_topics.push(encoder.topic().to_owned());
@@ -411,7 +426,6 @@ impl Publishing {
 
     /// Hands the encoded records over. Answers with the next free part.
     async fn write(&mut self, id: EventId, oid: u32, first_part: u8) -> Result<u8, SessionEnd> {
-        let term = self.journal.term().0.to_string();
         let mut next = first_part;
         for index in 0..self.records.iter().len() {
             let Some(record) = self.records.iter().nth(index) else { break };
@@ -420,8 +434,12 @@ impl Publishing {
             self.scratch.id.clear();
             use std::fmt::Write as _;
             let _ = write!(self.scratch.id, "{}", EventId { part, ..id });
-            let mut headers: [(&str, &[u8]); 4] =
-                [("pgbaton.id", self.scratch.id.as_bytes()), ("pgbaton.term", term.as_bytes()), ("", b""), ("", b"")];
+            let mut headers: [(&str, &[u8]); 4] = [
+                ("pgbaton.id", self.scratch.id.as_bytes()),
+                ("pgbaton.term", self.scratch.term.as_bytes()),
+                ("", b""),
+                ("", b""),
+            ];
             let mut count = 2;
             if !self.scratch.chunk.is_empty() {
                 headers[count] = ("pgbaton.chunk", self.scratch.chunk.as_bytes());
@@ -469,7 +487,7 @@ impl Publishing {
         let open = self.journal.open(std::mem::take(&mut self.new_topics));
         self.sink.begin(&open).map_err(|error| match error {
             BeginError::Session(error) => failures::session(&error),
-            other => SessionEnd::Sink { code: Code::Fenced, detail: format!("a new producer is needed: {other}") },
+            other => SessionEnd::ProducerSpent(other.to_string()),
         })?;
         self.moved.get_or_insert_with(boottime);
         Ok(())
@@ -516,7 +534,10 @@ impl Publishing {
         let limit = by.since(boottime());
         let _ = tokio::time::timeout(limit, async {
             if commit && self.accepting {
-                if self.stream.is_filling() && !self.stream.is_committing() && (self.stream.at_boundary() || self.stream.marks_last()) {
+                if self.stream.is_filling()
+                    && !self.stream.is_committing()
+                    && (self.stream.at_boundary() || self.stream.marks_last())
+                {
                     self.close();
                 }
                 while self.stream.is_committing() {

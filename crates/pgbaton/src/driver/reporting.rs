@@ -114,9 +114,11 @@ impl Reporter {
             cause,
             took_ms: u64::try_from(switch.took.as_millis()).unwrap_or(u64::MAX),
         };
-        let same = self.status.last_switch.as_ref().is_some_and(|last| {
-            (&last.from, last.cause, last.took_ms) == (&told.from, told.cause, told.took_ms)
-        });
+        let same = self
+            .status
+            .last_switch
+            .as_ref()
+            .is_some_and(|last| (&last.from, last.cause, last.took_ms) == (&told.from, told.cause, told.took_ms));
         if !same {
             meters.takeover(cause);
             self.status.last_switch = Some(told);
@@ -142,8 +144,11 @@ impl Reporter {
         let text = match end {
             SessionEnd::Stream(failure) => format!("{}: {}", failure.code, failure.detail),
             SessionEnd::Sink { code, detail } => format!("{code}: {detail}"),
+            SessionEnd::ProducerSpent(detail) => format!("a new producer is needed: {detail}"),
             SessionEnd::Stalled(detail) => format!("{}: {detail}", Code::SinkStalled),
-            SessionEnd::OpenTooLong => "a Kafka transaction was open for too long; it is published in chunks".to_owned(),
+            SessionEnd::OpenTooLong => {
+                "a Kafka transaction was open for too long; it is published in chunks".to_owned()
+            }
             SessionEnd::Contradiction(gap) => format!("{}: {}", gap.code, gap.text),
         };
         if self.last_end.as_ref() != Some(&text) {

@@ -66,7 +66,7 @@ pub async fn inspect(conninfo: Arc<Conninfo>, wanted: Arc<inspecting::Wanted>) -
 }
 
 /// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.
-pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, session: String, topics: Vec<String>) -> Step {
+pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, session: String) -> Step {
     let open = first_open(&session, &worker);
     let fenced = match timeout(FENCE_LIMIT, KafkaSession::fence(&target, &open)).await {
         Ok(Ok(fenced)) => fenced,
@@ -76,7 +76,7 @@ pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, se
             return Step::Broken(SessionEnd::Sink { code: Code::KafkaUnreachable, detail });
         }
     };
-    let Fenced { session: mut sink, read } = fenced;
+    let Fenced { session: sink, read } = fenced;
     let mut witness = None;
     if read.position.is_none() {
         witness = match etcd.get("checkpoint", false).await {
@@ -91,11 +91,7 @@ pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, se
         if !read.log_starts_at_zero {
             witness = Some("the beginning of the progress topic is gone".to_owned());
         }
-    }
-    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    if let Err(error) = sink.prepare_topics(&names).await {
-        sink.abort().await;
-        return Step::Broken(failures::topic(&error));
+        witness = witness.or(read.witness.map(|topic| format!("topic {topic} ends in a record of this pipeline")));
     }
     let read = FenceRead {
         session,
@@ -107,8 +103,14 @@ pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, se
     Step::Fenced(sink, Box::new(read))
 }
 
-/// Writes the claim and commits it.
-pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>) -> Step {
+/// Makes the topics that are missing, writes the claim and commits it. Topics are made only now: a pipeline that may not
+/// start leaves none behind.
+pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>, topics: Vec<String>) -> Step {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    if let Err(error) = sink.prepare_topics(&names).await {
+        sink.abort().await;
+        return Step::Broken(failures::topic(&error));
+    }
     match sink.claim(&plan.records.progress, &plan.records.markers, COMMIT_LIMIT).await {
         Ok(_) => Step::Claimed(sink),
         Err(error) => Step::Broken(failures::session(&error)),
@@ -116,12 +118,16 @@ pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>) -> Step {
 }
 
 /// Names the walsender, sets its time-outs and starts the stream.
-pub async fn start(mut connection: ReplicationConnection, slot: String, publication: String, name: ReaderName, at: Lsn) -> Step {
+pub async fn start(
+    mut connection: ReplicationConnection,
+    slot: String,
+    publication: String,
+    name: ReaderName,
+    at: Lsn,
+) -> Step {
     let starting = async {
-        let set = format!(
-            "SET application_name = '{name}'; SET wal_sender_timeout = '{}ms'",
-            WAL_SENDER_TIMEOUT.as_millis()
-        );
+        let set =
+            format!("SET application_name = '{name}'; SET wal_sender_timeout = '{}ms'", WAL_SENDER_TIMEOUT.as_millis());
         connection.query(&set).await?;
         let _ = connection.set_tcp_user_timeout(WAL_SENDER_TIMEOUT * 2);
         let publications = format!("\"{}\"", publication.replace('"', "\"\""));

@@ -21,13 +21,14 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Runtime,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet},
 };
 
 use super::{Service, router};
 
-/// More than any honest crowd of probes and peers needs at once.
-const MOST_CONNECTIONS: u64 = 256;
+/// Far more than any honest crowd of probes and peers needs at once. Under a flood of ten thousand connections a second
+/// each still stays for a tenth of a second, time enough for a probe.
+const MOST_CONNECTIONS: u64 = 1024;
 /// Connections that wait to be taken.
 const QUEUE: i32 = 4096;
 /// A request's head is sent at once by whoever means it.
@@ -121,10 +122,11 @@ impl Drop for Server {
     }
 }
 
-/// A share of the files that we may have open: the rest is for PostgreSQL, Kafka and etcd.
+/// A share of the files that we may have open, even when as many again are being closed: the rest is for PostgreSQL,
+/// Kafka and etcd.
 fn most_connections() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (files / 4).clamp(8, MOST_CONNECTIONS) as usize
+    (files / 8).clamp(8, MOST_CONNECTIONS) as usize
 }
 
 /// What a handler knows of the connection.
@@ -161,28 +163,40 @@ impl Open {
         }
     }
 
-    fn forget(&mut self, ended: tokio::task::Id) {
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let ended = ended.map_or_else(|error| error.id(), |(id, ())| id);
         self.connections.retain(|(task, _)| task.id() != ended);
+    }
+
+    /// Gives a file back. Where all are held by others, waits a little rather than spin.
+    async fn make_room(&mut self) {
+        self.end_oldest();
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => self.forget(ended),
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
     }
 }
 
 async fn accept(listener: TcpListener, router: Router, most: usize) {
     let mut open = Open { connections: VecDeque::new(), tasks: JoinSet::new(), most };
+    let mut out_of_files = false;
     loop {
-        // Both arms may be dropped and tried again.
+        // Those that were ended hold their files until their task is gone; as many again may do so. Both arms may be
+        // dropped and tried again.
         tokio::select! {
-            Some(ended) = open.tasks.join_next_with_id() => open.forget(match ended {
-                Ok((id, ())) => id,
-                Err(error) => error.id(),
-            }),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => open.add(peer, stream, router.clone()),
-                // No file left, or the client is gone already. Giving up a connection makes room; the pause keeps
-                // the loop from spinning where the files are held by others.
+            Some(ended) = open.tasks.join_next_with_id() => open.forget(ended),
+            accepted = listener.accept(), if open.tasks.len() < 2 * most => match accepted {
+                Ok((stream, peer)) => {
+                    out_of_files = false;
+                    open.add(peer, stream, router.clone());
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "an HTTP connection could not be taken");
-                    open.end_oldest();
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    // Once, not at every client of a crowd.
+                    if !std::mem::replace(&mut out_of_files, true) {
+                        tracing::warn!(%error, "an HTTP connection could not be taken");
+                    }
+                    open.make_room().await;
                 }
             },
         }

@@ -117,7 +117,7 @@ impl PipelineStatus {
 
     /// The same as it is true at `now`: without the role of `Active` once its time is up.
     pub(super) fn at(mut self, now: Moment) -> Self {
-        if self.role == Role::Active && !self.active_until.is_some_and(|until| now < until) {
+        if self.role == Role::Active && self.active_until.is_none_or(|until| now >= until) {
             self.role = Role::Standby;
             self.healthy = false;
             self.able_to_take_over = false;
