@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::build::{self, Profile};
-use crate::cluster::PGBATON_BIN;
+use crate::cluster::XTASK_WORKER_BIN;
 use crate::instance;
 use crate::lab::{Lab, remove};
 use crate::setup;
@@ -21,8 +21,8 @@ pub fn run_tool(chore: &str, args: &[String]) -> Result<()> {
     let tools = build::tools(&lab, profile)?;
     let mut command = Command::new(&tools);
     command.arg(chore).args(args);
-    if std::env::var_os(PGBATON_BIN).is_none() {
-        command.env(PGBATON_BIN, build::pgbaton(&lab, profile)?);
+    if std::env::var_os(XTASK_WORKER_BIN).is_none() {
+        command.env(XTASK_WORKER_BIN, build::pgbaton(&lab, profile)?);
     }
     Err(command.exec()).with_context(|| format!("run {}", tools.display()))
 }

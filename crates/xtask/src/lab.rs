@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::owner::Owner;
 
 /// Another lab folder than the default, for people who want it elsewhere.
-pub const LAB_DIR: &str = "PGBATON_LAB_DIR";
+pub const LAB_DIR: &str = "XTASK_LAB_DIR";
 
 /// The lab's folder and the account that its servers run as.
 #[derive(Clone, Debug)]

@@ -63,7 +63,7 @@ struct ToolArgs {
 #[derive(Args)]
 struct ClusterArgs {
     /// Clusters with different names run side by side
-    #[arg(long, global = true, env = "PGBATON_INSTANCE", default_value = MAIN)]
+    #[arg(long, global = true, env = "XTASK_INSTANCE", default_value = MAIN)]
     instance: String,
     #[command(subcommand)]
     command: ClusterCommand,

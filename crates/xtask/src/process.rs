@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::wait::{until, until_even_if_interrupted};
 
 /// The environment variable that every process of an instance carries; its value is `INSTANCE_DIR#NODE`.
-pub const MARK: &str = "LAB_NODE_OF_PGBATON";
+pub const MARK: &str = "XTASK_NODE";
 
 /// One process, for good: the pid together with the moment it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::build::{self, Profile, cargo};
-use crate::cluster::PGBATON_BIN;
+use crate::cluster::XTASK_WORKER_BIN;
 use crate::lab::Lab;
 use crate::setup;
 use crate::wait::go_on;
@@ -21,7 +21,7 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
         tally.check("lints", cargo(&lab).args(["clippy", "--quiet", "--workspace", "--all-targets"]))?;
         deny(&lab, &mut tally)?;
     }
-    let worker = match std::env::var_os(PGBATON_BIN) {
+    let worker = match std::env::var_os(XTASK_WORKER_BIN) {
         Some(path) => path.into(),
         None => build::pgbaton(&lab, Profile::Dev)?,
     };
@@ -30,7 +30,7 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
         eprintln!("--- {what}");
         let mut command = cargo(&lab);
         command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter).arg("--").args(*threads);
-        tally.tests(what, command.env(PGBATON_BIN, &worker))?;
+        tally.tests(what, command.env(XTASK_WORKER_BIN, &worker))?;
     }
     if let Some(filter) = filter.filter(|_| tally.passed == 0 && tally.failed.is_empty()) {
         tally.failed.push(format!("no test has {filter:?} in its name"));

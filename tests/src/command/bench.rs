@@ -81,9 +81,9 @@ async fn drain(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The release build of this checkout, or what `PGBATON_BIN` names.
+/// The release build of this checkout, or what `XTASK_WORKER_BIN` names.
 fn program(screen: &Screen) -> Result<PathBuf> {
-    if let Some(program) = std::env::var_os("PGBATON_BIN") {
+    if let Some(program) = std::env::var_os("XTASK_WORKER_BIN") {
         return Ok(program.into());
     }
     screen.step("cargo build --release -p pgbaton");

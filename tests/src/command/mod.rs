@@ -31,7 +31,7 @@ impl Where {
 
 /// Which cluster is meant, as `cargo xtask cluster` understands it.
 pub fn instance() -> String {
-    std::env::var("PGBATON_INSTANCE").unwrap_or_else(|_| MAIN.into())
+    std::env::var("XTASK_INSTANCE").unwrap_or_else(|_| MAIN.into())
 }
 
 /// Returns on Ctrl-C or SIGTERM.
