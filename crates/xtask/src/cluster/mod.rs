@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 pub use handles::Guard;
-pub use worker::{XTASK_WORKER_BIN, Pipeline, Worker};
+pub use worker::{Pipeline, Worker, XTASK_WORKER_BIN};
 
 use crate::instance::Instance;
 use crate::lab::Lab;
