@@ -25,11 +25,11 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
         Some(path) => path.into(),
         None => build::pgbaton(&lab, Profile::Dev)?,
     };
-    for (what, arguments, threads) in GROUPS {
+    for (what, arguments) in GROUPS {
         go_on()?;
         eprintln!("--- {what}");
         let mut command = cargo(&lab);
-        command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter).arg("--").args(*threads);
+        command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter);
         tally.tests(what, command.env(XTASK_WORKER_BIN, &worker))?;
     }
     if let Some(filter) = filter.filter(|_| tally.passed == 0 && tally.failed.is_empty()) {
@@ -39,10 +39,11 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
     Ok(tally.failed.is_empty())
 }
 
-/// In this order, so that what is quick to fail fails first. Clusters are too heavy to run side by side.
-const GROUPS: &[(&str, &[&str], &[&str])] = &[
-    ("unit tests, and tests on single servers", &["--workspace", "--exclude", "pgbaton-tests"], &[]),
-    ("the whole: real clusters", &["--package", "pgbaton-tests"], &["--test-threads=1"]),
+/// In this order, so that what is quick to fail fails first. Tests of whole clusters share one and take their turns by
+/// themselves.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("unit tests, and tests on single servers", &["--workspace", "--exclude", "pgbaton-tests"]),
+    ("the whole: real clusters", &["--package", "pgbaton-tests"]),
 ];
 
 fn deny(lab: &Lab, tally: &mut Tally) -> Result<()> {
