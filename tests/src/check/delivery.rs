@@ -46,7 +46,12 @@ fn phantoms(history: &History, divergences: &[Divergence], verdict: &mut Verdict
         }
         rule.checked += 1;
     }
-    verdict.invariants.push(rule);
+    let mut markers = Invariant::new(29, "a marker names something that was told");
+    for divergence in divergences {
+        let told = history.events.iter().any(|event| divergence.names(event.id));
+        markers.look(told, || format!("{divergence:?} names no record"));
+    }
+    verdict.invariants.extend([rule, markers]);
 }
 
 fn unique(events: &[Event], verdict: &mut Verdict) {

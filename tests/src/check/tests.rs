@@ -372,3 +372,11 @@ fn an_unmarked_divergence_is_noticed() {
     let verdict = judge(&history, &content);
     assert!(verdict.phantoms.unmarked > 0 && verdict.invented > 0 && !verdict.is_clean());
 }
+
+#[test]
+fn a_marker_that_names_nothing_is_noticed() {
+    let (mut history, content) = World::good(6);
+    let says = json!({"old_timeline": 1, "new_timeline": 2, "from_lsn": "9/0", "to_lsn": "9/1"});
+    history.markers.push(json!({"type": "divergence", "divergence": says}));
+    assert!(!judge(&history, &content).is_clean());
+}

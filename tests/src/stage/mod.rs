@@ -20,6 +20,8 @@ use crate::watch::Watcher;
 
 /// How long a cluster may take to stream again after anything.
 pub const RECOVERY: Duration = Duration::from_secs(60);
+/// How long PostgreSQL's nodes may take to be all there again; one that was left behind by a fork is rewound first.
+const WHOLE: Duration = Duration::from_secs(120);
 /// Nothing announces a worker's role to us: it is asked this often.
 const ASK: Duration = Duration::from_millis(100);
 
@@ -64,8 +66,10 @@ impl Outcome {
 }
 
 impl Stage {
-    /// Starts the load and everything that watches, and returns when the first row has come through.
+    /// Waits until the cluster is whole, starts the load and everything that watches, and returns when the first row has
+    /// come through.
     pub async fn open(cluster: &Cluster, rate: u32) -> Result<Self> {
+        whole(cluster).await?;
         let target = target(cluster)?;
         let load = Load::start(&Options { rate, ..Options::new(&target.app) }).await.context("start the load")?;
         let watcher = Watcher::start(&target.bootstrap, &target.topic_prefix, load.journal());
@@ -129,6 +133,28 @@ impl Stage {
 /// Where a cluster of the chores is.
 pub fn target(cluster: &Cluster) -> Result<Target> {
     Target::from_report(&cluster.report("lab")?).map_err(anyhow::Error::msg)
+}
+
+/// Waits until every PostgreSQL streams and has the slot: only then may any of them become the leader. An earlier fault may
+/// have left one behind.
+pub async fn whole(cluster: &Cluster) -> Result<()> {
+    let cluster = cluster.clone();
+    let look = move || {
+        let nodes: Vec<String> = cluster.nodes()?.into_iter().filter(|node| node.starts_with("pg-")).collect();
+        let slot = "select count(*) from pg_replication_slots where slot_name = 'orders' and restart_lsn is not null";
+        let replicas =
+            "select count(*) from pg_stat_replication where state = 'streaming' and application_name like 'pg-%'";
+        let is = |node: Option<&str>, sql, count: usize| {
+            cluster.sql(node, sql).is_ok_and(|answer| answer == count.to_string())
+        };
+        let end = Instant::now() + WHOLE;
+        while !(is(None, replicas, nodes.len() - 1) && nodes.iter().all(|node| is(Some(node), slot, 1))) {
+            anyhow::ensure!(Instant::now() < end, "the database's nodes were not all there within {WHOLE:?}");
+            std::thread::sleep(ASK);
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(look).await?
 }
 
 /// The worker that streams; waits for one.

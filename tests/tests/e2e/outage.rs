@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pgbaton_tests::sample::ask;
+use pgbaton_tests::stage::{Outcome, RECOVERY};
 use xtask::cluster::Cluster;
+use xtask::wait::until;
 
-use crate::Alone;
+use crate::{Alone, SETTLE};
 
 /// A stopping leader waits for its walsenders: ours must be gone by then.
 const FAST_STOP: Duration = Duration::from_secs(10);
@@ -77,6 +79,37 @@ async fn a_killed_kafka_that_comes_back_gets_everything_once() -> Result<()> {
     }
     alone.act(|cluster| cluster.start("kafka-1")).await?;
     alone.ends_well().await
+}
+
+/// What the replicas never had goes with the leader, though consumers have seen it: it is named, and the rest is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_leader_took_with_it_is_marked_and_told_apart() -> Result<()> {
+    let alone = Alone::open().await?;
+    let (leader, replicas) = alone
+        .act(|cluster| {
+            let leader = cluster.leader()?;
+            let nodes = cluster.nodes()?.into_iter().filter(|node| node.starts_with("pg-") && *node != leader);
+            let replicas: Vec<String> = nodes.collect();
+            replicas.iter().try_for_each(|replica| cluster.kill(replica))?;
+            Ok((leader, replicas))
+        })
+        .await?;
+    alone.stage.flows().await?;
+    // The old leader comes back only when another leads: it has the most and would be chosen.
+    alone
+        .act(move |cluster| {
+            cluster.kill(&leader)?;
+            replicas.iter().try_for_each(|replica| cluster.start(replica))?;
+            until("another node to lead", RECOVERY, || Ok(cluster.leader().ok()))?;
+            cluster.start(&leader)
+        })
+        .await?;
+    alone.stage.flows().await?;
+    let Outcome { verdict, lies, .. } = alone.stage.close(SETTLE).await?;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.phantoms.marked > 0, "the fault took nothing with it");
+    assert_eq!(lies, Vec::<String>::new());
+    Ok(())
 }
 
 /// Without etcd nobody can be sure to be the only one: the stream stops before the lease could have ended elsewhere.

@@ -137,6 +137,8 @@ pub enum SessionEnd {
     /// The producer may not go on (its last outcome is unknown, or it met an error that forbids it): a new one reads what
     /// came of it.
     ProducerSpent(String),
+    /// A table came up whose topic neither the claim nor the open transaction has named: the next claim names it.
+    TopicAdded(String),
     /// The sink moved nothing for too long.
     Stalled(String),
     /// An atomic transaction was open for too long: publish in chunks from now on.
@@ -294,4 +296,11 @@ pub struct ClaimPlan {
     pub in_chunks: bool,
     /// Backend of its replication connection.
     pub backend_pid: i32,
+}
+
+impl ClaimPlan {
+    /// The topics that the claim says may be written.
+    pub fn topics(&self) -> &[String] {
+        self.records.progress.last().map_or(&[], |claim| &claim.topics)
+    }
 }

@@ -14,6 +14,7 @@ mod facts;
 mod judging;
 mod tenure;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use facts::{
@@ -154,6 +155,8 @@ pub struct Worker {
     /// Short tenures in a row: doubles the cooldown.
     short_tenures: u32,
     in_chunks: bool,
+    /// Topics that the stream asked for and the catalogue may not know any more.
+    topics: BTreeSet<String>,
     /// An identity verdict that waits to be confirmed: its code, when it was first seen, on how many connections.
     suspicion: Option<(Code, Moment, u32)>,
     named_until: Option<Moment>,
@@ -179,6 +182,7 @@ impl Worker {
             notice: None,
             short_tenures: 0,
             in_chunks: false,
+            topics: BTreeSet::new(),
             suspicion: None,
             named_until: None,
             term: None,

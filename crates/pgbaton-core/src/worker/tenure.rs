@@ -260,6 +260,10 @@ impl Worker {
                 AfterSession::Retry
             }
             SessionEnd::ProducerSpent(_) => AfterSession::Retry,
+            SessionEnd::TopicAdded(topic) => {
+                self.topics.insert(topic);
+                AfterSession::Retry
+            }
             SessionEnd::Stalled(detail) => {
                 self.sink = Some((Code::SinkStalled, detail));
                 AfterSession::ProbeSink
@@ -385,7 +389,9 @@ impl Worker {
         };
     }
 
-    fn inspected(&mut self, now: Moment, t: &mut InTenure, inspection: Box<Inspection>, effects: &mut Vec<Effect>) {
+    fn inspected(&mut self, now: Moment, t: &mut InTenure, mut inspection: Box<Inspection>, effects: &mut Vec<Effect>) {
+        let known = self.topics.iter().filter(|topic| !inspection.topics.contains(topic)).cloned().collect::<Vec<_>>();
+        inspection.topics.extend(known);
         let retry = |this: &mut Self, t: &mut InTenure, code, detail: &str, effects: &mut Vec<Effect>| {
             this.failure = Some(Failure { code, detail: detail.to_owned(), kind: FailureKind::Passing });
             end(t, false, AfterSession::Retry, effects);

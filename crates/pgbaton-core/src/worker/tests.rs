@@ -295,6 +295,18 @@ fn a_lost_stream_ends_the_session_and_keeps_the_lease() {
 }
 
 #[test]
+fn a_topic_that_came_up_inside_a_transaction_is_named_by_the_next_claim() {
+    let mut bench = Bench::new();
+    bench.stream();
+    bench.tell(Input::Broken(SessionEnd::TopicAdded("orders.public.new".into())));
+    bench.tell(Input::SessionEnded);
+    assert_eq!(bench.wait(Duration::from_millis(100)), [Effect::Inspect]);
+    bench.claim(read_after_one_session());
+    let effects = bench.tell(Input::HolderRead(Some(true)));
+    assert_eq!(claimed(&effects).topics(), ["orders.public.items", "orders.public.new"]);
+}
+
+#[test]
 fn a_stopping_leader_is_left_after_two_seconds_whatever_is_pending() {
     let mut bench = Bench::new();
     bench.stream();

@@ -308,6 +308,7 @@ impl Pipeline {
             connection,
             sink,
             std::mem::take(&mut self.session.keys),
+            plan.topics().iter().cloned().collect(),
             self.source.clone(),
             self.meters.clone(),
         );
@@ -432,8 +433,7 @@ impl Pipeline {
                 let Some(sink) = self.session.sink.take() else { return };
                 self.reporter.claims(&plan);
                 self.session.plan = Some(plan.clone());
-                let topics = self.reporter.topics().to_vec();
-                self.step(session::claim(sink, plan, topics));
+                self.step(session::claim(sink, plan));
             }
             Effect::Start { name, at } => {
                 let Some(connection) = self.session.connection.take() else { return };

@@ -1,7 +1,7 @@
 //! The data path of one session: frames in, records out, positions back. What to publish, when to close and what to tell
 //! PostgreSQL is decided by the core's [`Stream`]; this file moves bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -62,7 +62,9 @@ pub struct Publishing {
     /// When the sink moved last, or the oldest pending record was handed to it.
     moved: Option<Moment>,
     average_record: u64,
-    /// Topics that the claim did not name.
+    /// Topics that the claim or an `open` has named: only these may be written.
+    named: HashSet<String>,
+    /// Topics that the next `open` names.
     new_topics: Vec<String>,
     counters: Counters,
     last_commit: Option<Duration>,
@@ -97,6 +99,7 @@ impl Publishing {
         connection: ReplicationConnection,
         sink: KafkaSession,
         keys: HashMap<u32, Vec<String>>,
+        named: HashSet<String>,
         source: Source,
         meters: Meters,
     ) -> Self {
@@ -120,6 +123,7 @@ impl Publishing {
             status_due: boottime() + STATUS_PERIOD,
             moved: None,
             average_record: 512,
+            named,
             new_topics: Vec::new(),
             counters: Counters::default(),
             last_commit: None,
@@ -348,8 +352,14 @@ impl Publishing {
                 )));
             }
         }
-        if !self.new_topics.iter().any(|topic| topic == encoder.topic()) {
-            self.new_topics.push(encoder.topic().to_owned());
+        if !self.named.contains(encoder.topic()) {
+            let topic = encoder.topic().to_owned();
+            if self.stream.is_filling() {
+                // The open transaction has not named it, and whoever reads back a torn one must know where to look.
+                return Err(SessionEnd::TopicAdded(topic));
+            }
+            self.new_topics.push(topic.clone());
+            self.named.insert(topic);
         }
         self.tables.insert(relation.oid, encoder);
         Ok(())

@@ -27,7 +27,6 @@ pub struct Reporter {
     /// Since when each reason stands.
     since: BTreeMap<Code, Timestamp>,
     extra: Option<Extra>,
-    topics: Vec<String>,
     /// The end that was logged last, to log a repeated one once.
     last_end: Option<String>,
 }
@@ -43,7 +42,6 @@ impl Reporter {
             due: Moment::default(),
             since: BTreeMap::new(),
             extra: None,
-            topics: Vec::new(),
             last_end: None,
         }
     }
@@ -55,7 +53,6 @@ impl Reporter {
 
     /// What Inspect found.
     pub fn inspected(&mut self, inspection: &Inspection) {
-        self.topics.clone_from(&inspection.topics);
         let server = &inspection.server;
         self.status.server = Some(status::Server {
             system_identifier: server.system_identifier,
@@ -63,11 +60,6 @@ impl Reporter {
             version: self.extra.as_ref().map_or(0, |extra| extra.version),
             in_recovery: inspection.in_recovery,
         });
-    }
-
-    /// Topics of the publication's tables, as Inspect found them.
-    pub fn topics(&self) -> &[String] {
-        &self.topics
     }
 
     /// A claim is about to be written.
@@ -145,6 +137,7 @@ impl Reporter {
             SessionEnd::Stream(failure) => format!("{}: {}", failure.code, failure.detail),
             SessionEnd::Sink { code, detail } => format!("{code}: {detail}"),
             SessionEnd::ProducerSpent(detail) => format!("a new producer is needed: {detail}"),
+            SessionEnd::TopicAdded(topic) => format!("the next claim names topic {topic}"),
             SessionEnd::Stalled(detail) => format!("{}: {detail}", Code::SinkStalled),
             SessionEnd::OpenTooLong => {
                 "a Kafka transaction was open for too long; it is published in chunks".to_owned()

@@ -105,8 +105,8 @@ pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, se
 
 /// Makes the topics that are missing, writes the claim and commits it. Topics are made only now: a pipeline that may not
 /// start leaves none behind.
-pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>, topics: Vec<String>) -> Step {
-    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>) -> Step {
+    let names: Vec<&str> = plan.topics().iter().map(String::as_str).collect();
     if let Err(error) = sink.prepare_topics(&names).await {
         sink.abort().await;
         return Step::Broken(failures::topic(&error));
