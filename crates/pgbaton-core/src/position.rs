@@ -65,7 +65,7 @@ pub struct EventId {
     /// Counts the changes of the transaction as PostgreSQL sends them, from 0, whatever is filtered.
     pub change: u64,
     /// Tells further records of the same change apart: 0 for the first, then 1, 2.
-    pub part: u8,
+    pub part: u16,
 }
 
 impl fmt::Display for EventId {

@@ -1,5 +1,4 @@
-//! What PostgreSQL says of the slot and of who sits on it, and what that means to us (PROTOCOL: "what to do for every
-//! combination").
+//! What PostgreSQL says of the slot and of who sits on it, and what that means to us.
 
 use crate::{Code, Lsn};
 

@@ -122,7 +122,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A stream that goes on where the verdict says, on a server with this history. `in_chunks`: large transactions are
+    /// A stream that goes on where the verdict says, on a server with this history. `in_chunks`: the first transaction is
     /// not tried atomically, because that took too long before.
     pub fn new(resume: &Resume, history: History, cutting: Cutting, in_chunks: bool, now: Moment) -> Self {
         let reached = Reached::from(resume);
@@ -210,6 +210,7 @@ impl Stream {
         if let Treatment::Publish { .. } = transaction.treatment
             && transaction.changes > 0
         {
+            self.in_chunks = false;
             self.reached.position.lsn = end_lsn;
             self.reached.position.timeline = self.history.owner_of_end(end_lsn);
             self.reached.partial = None;

@@ -1,5 +1,5 @@
 //! Timelines and the history that tells them apart. The number of a timeline proves nothing: two nodes can both promote
-//! to "timeline 2". Histories are compared as lists (the protocol's page, "Timelines, phantoms, gaps").
+//! to "timeline 2". Histories are compared as lists (docs/how-it-works.md).
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! The verdict: where a session may resume, or why it may not. One pure function of what the record, the server and the
-//! slot say (PROTOCOL: "Timelines, phantoms, gaps").
+//! slot say (docs/how-it-works.md has the argument).
 
 use crate::{
     Code, DivergenceMark, Fork, History, LastTransaction, Lsn, PartialTransaction, Position, ProgressRecord,

@@ -48,9 +48,6 @@ enum Chore {
     /// Figures
     #[command(disable_help_flag = true)]
     Bench(ToolArgs),
-    /// One scripted failure
-    #[command(disable_help_flag = true)]
-    Scenario(ToolArgs),
 }
 
 /// Handed on as they are.
@@ -173,7 +170,6 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Check(tool) => chores::run_tool("check", &tool.args)?,
         Chore::Demo(tool) => chores::run_tool("demo", &tool.args)?,
         Chore::Bench(tool) => chores::run_tool("bench", &tool.args)?,
-        Chore::Scenario(tool) => chores::run_tool("scenario", &tool.args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,24 +19,21 @@ pub(super) struct Claimant<'a> {
 /// The outcome of Fence.
 #[derive(Debug)]
 pub(super) enum Claiming {
-    /// Write this.
-    Claim(Box<ClaimPlan>),
+    /// Write this, if the holder key still is ours. With a note where a greater lease revision than ours has claimed: then
+    /// either it is not ours any more, or etcd counts anew.
+    Claim { plan: Box<ClaimPlan>, etcd_counts_anew: bool },
     /// Stop and tell a human. With what was recorded, to see when the cause is gone.
     Quarantine(Box<(Gap, Option<Recorded>)>),
-    /// A newer holder has claimed: this worker is the stale one.
-    Superseded,
 }
 
 pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &FenceRead) -> Claiming {
     let server = &inspection.server;
     let last_record = read.position.as_ref().map(|(record, _)| record);
-    if let Some(lease) = last_record.and_then(|record| record.lease.as_ref())
-        && lease.cluster_id == claimant.cluster_id
-        && lease.revision > claimant.revision
-        && last_record.is_some_and(|record| record.worker != claimant.worker)
-    {
-        return Claiming::Superseded;
-    }
+    // A newer holder has claimed, or etcd was reset and counts anew under the same cluster id. The read of the holder key
+    // that follows tells: it is linearizable and comes after this record was committed.
+    let etcd_counts_anew = last_record
+        .and_then(|record| record.lease.as_ref())
+        .is_some_and(|lease| lease.cluster_id == claimant.cluster_id && lease.revision > claimant.revision);
     let left = match clusters_left(claimant, last_record) {
         Ok(left) => left,
         Err(gap) => return stop(gap, None),
@@ -77,14 +74,15 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
     };
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()));
     let records = journal.claim(&resume, recorded.is_none(), divergence, inspection.topics.clone());
-    Claiming::Claim(Box::new(ClaimPlan {
+    let plan = Box::new(ClaimPlan {
         records,
         journal,
         resume,
         history: server.history.clone(),
         in_chunks: claimant.in_chunks,
         backend_pid: inspection.backend_pid,
-    }))
+    });
+    Claiming::Claim { plan, etcd_counts_anew }
 }
 
 fn stop(gap: Gap, recorded: Option<Recorded>) -> Claiming {

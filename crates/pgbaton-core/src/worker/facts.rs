@@ -292,7 +292,7 @@ pub struct ClaimPlan {
     pub resume: Resume,
     /// The server's history.
     pub history: History,
-    /// Publish large transactions in chunks from their first row.
+    /// Publish the first transaction in chunks from its first row.
     pub in_chunks: bool,
     /// Backend of its replication connection.
     pub backend_pid: i32,

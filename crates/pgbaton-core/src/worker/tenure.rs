@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::claiming::{Claimant, Claiming, decide};
 use super::facts::{ClaimPlan, Failure, FailureKind, Inspection, SessionEnd};
 use super::{Effect, Input, NAMED, Observation, Quarantined, Role, State, Switch, Worker};
-use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState, Tenure};
+use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState, Tenure, Timeline};
 
 /// What follows when the lease is given back.
 #[derive(Debug)]
@@ -121,6 +121,14 @@ impl InTenure {
             Step::Ending(AfterSession::Retry) => State::Inspect,
             Step::Ending(AfterSession::ProbeSink) | Step::Stalled { .. } => State::SinkStalled,
             Step::Ending(AfterSession::Release(_)) => State::Drain,
+        }
+    }
+
+    /// The session whose claim stands.
+    fn running(&self) -> Option<&Running> {
+        match &self.step {
+            Step::Streaming(running) | Step::Starting { running, .. } | Step::Checking { running, .. } => Some(running),
+            _ => None,
         }
     }
 
@@ -247,6 +255,17 @@ impl Worker {
             return; // What broke is closed already.
         }
         let after = match broken {
+            SessionEnd::Stream(failure) if failure.code == Code::WalRemoved => {
+                let watermark = t.running().map(|running| running.plan.resume.watermark);
+                let gap = Gap {
+                    code: Code::WalRemoved,
+                    timeline: watermark.map_or(Timeline(0), |watermark| watermark.timeline),
+                    from_lsn: watermark.map_or(Lsn::INVALID, |watermark| watermark.lsn),
+                    to_lsn: None,
+                    text: failure.detail,
+                };
+                return self.contradicted(now, t, gap, effects);
+            }
             SessionEnd::Stream(failure) => {
                 self.failure = Some(failure);
                 AfterSession::Retry
@@ -272,20 +291,21 @@ impl Worker {
                 self.in_chunks = true;
                 AfterSession::Retry
             }
-            SessionEnd::Contradiction(gap) => {
-                let plan = match &t.step {
-                    Step::Streaming(running) => Some((running.inspected.clone(), running.plan.clone())),
-                    Step::Starting { running, .. } | Step::Checking { running, .. } => {
-                        Some((running.inspected.clone(), running.plan.clone()))
-                    }
-                    _ => None,
-                };
-                let recorded = plan.as_ref().and_then(|(_, plan)| plan.records.progress.last().and_then(Recorded::of));
-                self.conclude(now, t, gap, recorded, plan.as_ref().map(|(inspection, _)| inspection), effects);
-                return;
-            }
+            SessionEnd::Contradiction(gap) => return self.contradicted(now, t, gap, effects),
         };
         end(t, false, after, effects);
+    }
+
+    /// What the server sends cannot follow what was published.
+    fn contradicted(&mut self, now: Moment, t: &mut InTenure, mut gap: Gap, effects: &mut Vec<Effect>) {
+        let (inspection, recorded) = match t.running() {
+            Some(running) => {
+                gap.timeline = running.plan.history.owner_of(gap.from_lsn);
+                (Some(running.inspected.clone()), running.plan.records.progress.last().and_then(Recorded::of))
+            }
+            None => (None, None),
+        };
+        self.conclude(now, t, gap, recorded, inspection.as_ref(), effects);
     }
 
     /// A verdict that stops the pipeline. One about identity has to be seen for a while, on two connections.
@@ -442,12 +462,15 @@ impl Worker {
             in_chunks: self.in_chunks,
         };
         match decide(&claimant, &inspection, read) {
-            Claiming::Superseded => end(t, false, release(false, None), effects),
             Claiming::Quarantine(refusal) => {
                 let (gap, recorded) = *refusal;
                 self.conclude(now, t, gap, recorded, Some(&inspection), effects);
             }
-            Claiming::Claim(plan) => {
+            Claiming::Claim { plan, etcd_counts_anew } => {
+                if etcd_counts_anew {
+                    let detail = "a greater lease revision than ours has claimed before: etcd was restored or wiped";
+                    self.notice = Some((Code::EtcdReset, detail.to_owned()));
+                }
                 effects.push(Effect::ReadHolder(t.tenure));
                 t.step = Step::VerifyingBeforeClaim(inspection, plan);
             }
@@ -463,6 +486,8 @@ impl Worker {
         effects: &mut Vec<Effect>,
     ) -> Step {
         self.suspicion = None;
+        // It was asked for one transaction; this session publishes that one.
+        self.in_chunks = false;
         self.term = Some(plan.journal.term());
         effects.push(Effect::WriteCheckpoint { revision: t.tenure.revision, term: plan.journal.term() });
         let running = Box::new(Running {
@@ -530,7 +555,9 @@ impl Worker {
         effects.push(Effect::ClearVerdict);
         self.named_until = Some(asked_at + NAMED);
         self.failure = None;
-        self.notice = None;
+        if self.notice.as_ref().is_some_and(|(code, _)| *code != Code::EtcdReset) {
+            self.notice = None;
+        }
         t.failing_since = None;
         t.failures = 0;
         t.streamed.get_or_insert(now);
@@ -559,6 +586,11 @@ impl Worker {
                     // It answers and names us: what looked like a shutdown was somebody ending our connection.
                     running.close_by = None;
                     self.named_until = Some(asked_at + NAMED);
+                    if observation.publication_oid != running.inspected.server.publication_oid {
+                        // Dropped, or made anew: the verdict of the next session names it.
+                        t.step = Step::Streaming(running);
+                        return end(t, false, AfterSession::Retry, effects);
+                    }
                     let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
                     if let Some(gap) = running.overtaken(&slot, durable) {
                         let recorded = running.plan.records.progress.last().and_then(Recorded::of);

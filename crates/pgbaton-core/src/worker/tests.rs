@@ -424,19 +424,58 @@ fn progress_that_should_be_there_is_not_started_anew() {
     assert_eq!(bench.worker.gap().map(|gap| gap.code), Some(Code::ProgressMissing));
 }
 
-#[test]
-fn a_claim_under_a_newer_lease_makes_us_step_back() {
-    let mut bench = Bench::new();
-    bench.win();
+fn read_after_a_newer_lease() -> FenceRead {
     let mut read = read_after_one_session();
     if let Some((record, _)) = &mut read.position {
         record.worker = "worker-2".into();
         record.lease.as_mut().unwrap().revision = 101;
     }
-    bench.claim(read);
+    read
+}
+
+#[test]
+fn a_claim_under_a_newer_lease_makes_us_step_back() {
+    let mut bench = Bench::new();
+    bench.win();
+    bench.claim(read_after_a_newer_lease());
+    let effects = bench.tell(Input::HolderRead(Some(false)));
+    assert!(matches!(effects[..], [Effect::EndSession { commit: false, .. }]), "{effects:?}");
     let effects = bench.tell(Input::SessionEnded);
     assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}");
     assert!(bench.worker.gap().is_none());
+}
+
+#[test]
+fn a_claim_under_a_greater_revision_of_an_etcd_that_counts_anew_is_gone_beyond_and_noted() {
+    let mut bench = Bench::new();
+    bench.win();
+    bench.claim(read_after_a_newer_lease());
+    let effects = bench.tell(Input::HolderRead(Some(true)));
+    assert_eq!(claimed(&effects).journal.term(), Term(2));
+    assert_eq!(bench.worker.reasons()[0].0, Code::EtcdReset);
+}
+
+#[test]
+fn a_publication_made_anew_while_streaming_ends_the_session_for_a_verdict() {
+    let mut bench = Bench::new();
+    bench.stream();
+    let asked_at = bench.now;
+    let mut other = observation(Some(MY_BACKEND), 900);
+    other.publication_oid = Some(16401);
+    let effects = bench.tell(Input::Observed { asked_at, observation: other, durable: None });
+    assert!(matches!(effects[..], [Effect::EndSession { commit: false, .. }]), "{effects:?}");
+}
+
+#[test]
+fn wal_removed_under_a_valid_slot_is_a_gap() {
+    let mut bench = Bench::new();
+    bench.stream();
+    let removed = Failure { code: Code::WalRemoved, detail: "removed".into(), kind: FailureKind::Passing };
+    bench.tell(Input::Broken(SessionEnd::Stream(removed)));
+    bench.tell(Input::SessionEnded);
+    bench.tell(Input::Released);
+    let gap = bench.worker.gap().unwrap();
+    assert_eq!((gap.code, gap.from_lsn, gap.timeline), (Code::WalRemoved, Lsn(900), Timeline(1)));
 }
 
 #[test]

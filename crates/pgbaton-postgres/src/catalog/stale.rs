@@ -1,4 +1,4 @@
-//! Freeing a slot from an older session of the same pipeline (the protocol's page, "What to do for every combination").
+//! Freeing a slot from an older session of the same pipeline.
 
 use serde::Deserialize;
 

@@ -1,7 +1,7 @@
 //! The beginning of a session: fence all older ones, and read what they have committed.
 //!
 //! The order is the argument: the older sessions' transactions are resolved before our `open` gets its offset, and
-//! everything below that offset is read. See PROTOCOL.md, sections 3 (Fence) and 4.
+//! everything below that offset is read. docs/how-it-works.md says why that is enough.
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 //!
 //! [`KafkaSession`] is one producer instance and one term. What a record says, when a transaction ends and whether a
 //! session may go on is decided elsewhere; here is only how that is done so that the protocol's argument holds. The
-//! traps of the library that shaped this are in KAFKA.md, and the one rule worth a type of its own is [`taint`].
+//! one rule worth a type of its own is [`taint`].
 
 mod calls;
 mod contract;

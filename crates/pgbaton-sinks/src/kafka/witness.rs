@@ -28,8 +28,7 @@ pub(super) fn find_record_of_ours(
     let consumer = reader.consumer();
     let metadata = consumer.fetch_metadata(None, ADMIN_LIMIT).map_err(failed)?;
     let mut tails = TopicPartitionList::new();
-    let beginning = format!("{prefix}.");
-    for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(&beginning)) {
+    for topic in metadata.topics().iter().filter(|topic| is_table_topic(topic.name(), prefix)) {
         for partition in topic.partitions() {
             let tail = Offset::OffsetTail(TAIL);
             tails.add_partition_offset(topic.name(), partition.id(), tail).map_err(failed)?;
@@ -43,6 +42,12 @@ pub(super) fn find_record_of_ours(
     // Nothing is fetched any more from here on; a failure leaves an idle assignment behind.
     let _ = consumer.unassign();
     found
+}
+
+/// `PREFIX.SCHEMA.TABLE`, and not a topic of another pipeline whose prefix begins with ours and a dot.
+fn is_table_topic(topic: &str, prefix: &str) -> bool {
+    let rest = topic.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
+    rest.is_some_and(|rest| rest.split('.').count() == 2)
 }
 
 /// Reads until every partition has ended or a record of ours is found.

@@ -540,7 +540,11 @@ impl Pipeline {
                 None => return,
             },
         };
-        let value = serde_json::json!({"pipeline": self.name, "term": term, "position": reached});
+        let claim = self.session.plan.as_ref().and_then(|plan| plan.records.progress.last());
+        let kafka_cluster = claim.and_then(|claim| claim.kafka_cluster.clone());
+        let value = serde_json::json!({
+            "pipeline": self.name, "term": term, "position": reached, "kafka_cluster": kafka_cluster,
+        });
         let etcd = self.etcd.clone();
         self.tasks.spawn(async move {
             let _ = etcd.put_guarded("checkpoint", value.to_string().into_bytes(), revision).await;

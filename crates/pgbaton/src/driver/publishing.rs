@@ -57,6 +57,8 @@ pub struct Publishing {
     records: Records,
     scratch: Scratch,
     transaction: Option<TransactionFacts>,
+    /// The transaction that is being read has published something.
+    published_some: bool,
     last_commit_lsn: Option<Lsn>,
     status_due: Moment,
     /// When the sink moved last, or the oldest pending record was handed to it.
@@ -119,6 +121,7 @@ impl Publishing {
             records: Records::default(),
             scratch: Scratch { term, ..Scratch::default() },
             transaction: None,
+            published_some: false,
             last_commit_lsn: None,
             status_due: boottime() + STATUS_PERIOD,
             moved: None,
@@ -294,7 +297,7 @@ impl Publishing {
             }
             Message::Commit { end_lsn, .. } => {
                 self.stream.commit(end_lsn).map_err(broken)?;
-                self.counters.transactions += 1;
+                self.counters.transactions += u64::from(std::mem::take(&mut self.published_some));
                 self.last_commit_lsn = Some(end_lsn);
                 self.transaction = None;
                 Ok(())
@@ -415,6 +418,7 @@ impl Publishing {
             _ => {}
         }
         self.counters.changes += 1;
+        self.published_some = true;
         self.stream.written(boottime());
         Ok(())
     }
@@ -435,12 +439,12 @@ impl Publishing {
     }
 
     /// Hands the encoded records over. Answers with the next free part.
-    async fn write(&mut self, id: EventId, oid: u32, first_part: u8) -> Result<u8, SessionEnd> {
+    async fn write(&mut self, id: EventId, oid: u32, first_part: u16) -> Result<u16, SessionEnd> {
         let mut next = first_part;
         for index in 0..self.records.iter().len() {
             let Some(record) = self.records.iter().nth(index) else { break };
-            let part = first_part + record.part.unwrap_or(0);
-            next = part + 1;
+            let part = first_part.saturating_add(u16::from(record.part.unwrap_or(0)));
+            next = part.saturating_add(1);
             self.scratch.id.clear();
             use std::fmt::Write as _;
             let _ = write!(self.scratch.id, "{}", EventId { part, ..id });

@@ -19,8 +19,9 @@ use crate::coordination::Etcd;
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Setting up and starting the stream.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// Init, `open` and reading progress: half of the transaction time-out.
-const FENCE_LIMIT: Duration = Duration::from_secs(30);
+/// Init, `open` and reading progress. Reading alone may take half of the transaction time-out, 30 s, and then says itself
+/// what blocks it.
+const FENCE_LIMIT: Duration = Duration::from_secs(50);
 
 /// What a session has so far.
 #[derive(Default)]

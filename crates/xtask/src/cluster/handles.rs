@@ -146,12 +146,11 @@ impl Deref for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let Cluster { lab, instance } = &self.0;
-        let cleared = if std::thread::panicking() {
+        // A test that failed need not have panicked: its logs stay until the next cluster of this name.
+        let cleared = instance.clear(lab, false).and_then(|()| State::remove(instance));
+        if std::thread::panicking() {
             eprintln!("logs of the cluster: {}", instance.logs().display());
-            instance.clear(lab, false).and_then(|()| State::remove(instance))
-        } else {
-            instance.destroy()
-        };
+        }
         if let Err(error) = cleared {
             eprintln!("end the cluster {}: {error:#}", instance.name());
         }
