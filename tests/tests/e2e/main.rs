@@ -49,7 +49,7 @@ async fn cluster() -> Result<Arc<Guard>> {
         Cluster::up_for_test(&Spec { instance: "e2e".into(), ..Spec::default() })
     };
     let cluster = Arc::new(tokio::task::spawn_blocking(up).await??);
-    own::allow_slots(&cluster).await?;
+    own::relax_patroni(&cluster).await?;
     *held = Arc::downgrade(&cluster);
     Ok(cluster)
 }
