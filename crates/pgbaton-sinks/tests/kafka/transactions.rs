@@ -115,7 +115,9 @@ async fn a_record_that_the_library_cannot_take_is_named_with_its_size_and_the_li
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_the_broker_refuses_for_its_size_ends_the_session() {
     let topic = "refused.public.items";
-    let target = with(target(Broker::shared(), "refused"), &[("message.max.bytes", "5000000")]);
+    // Uncompressed: what is judged by the broker is the size on the wire.
+    let own = [("message.max.bytes", "5000000"), ("compression.type", "none")];
+    let target = with(target(Broker::shared(), "refused"), &own);
     let mut session = claimed(&target, "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
