@@ -275,9 +275,14 @@ impl Stream {
         }
     }
 
-    /// True where the next row must be known to be the last one of its transaction before it is written, because its
-    /// chunk mark says so.
-    pub fn marks_last(&self) -> bool {
+    /// May the next message be taken? In a transaction that is published in chunks a row is written only when it is known
+    /// whether it is the last one, because its chunk mark says so: something always follows a row, nothing a commit.
+    pub fn may_take(&self, is_commit: bool, more: bool) -> bool {
+        more || is_commit || !self.in_chunk()
+    }
+
+    /// The transaction being read is published in chunks: its Kafka transaction can be closed between any two rows.
+    pub fn in_chunk(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.chunk.is_some())
     }
 
@@ -526,6 +531,20 @@ mod tests {
         assert_eq!(transaction(&mut second, 5, 200, &["a", "b", "c", "d"]), ["7/2/0/C8/3"]);
         let reached = commit_to_kafka(&mut second);
         assert_eq!((reached.position.lsn, reached.partial), (Lsn(210), None));
+    }
+
+    #[test]
+    fn in_a_chunk_a_row_waits_for_what_follows_it_and_a_commit_does_not() {
+        let mut stream = stream(&resume());
+        stream.begin(5, Lsn(200), "t".into()).unwrap();
+        for row in ["a", "b", "c"] {
+            assert!(stream.may_take(false, false), "not in chunks yet");
+            row_of(&mut stream, row);
+        }
+        commit_to_kafka(&mut stream);
+        assert!(!stream.may_take(false, false) && stream.may_take(false, true));
+        row_of(&mut stream, "d");
+        assert!(stream.may_take(true, false), "nothing follows a commit for as long as the database is idle");
     }
 
     #[test]

@@ -184,17 +184,11 @@ impl Publishing {
 
     /// Data is here and the sink can take it.
     fn has_work(&self) -> bool {
+        let Some((_, next)) = self.backlog.front() else { return false };
         self.accepting
-            && !self.backlog.is_empty()
             && !self.stream.is_committing()
             && !self.sink_is_full()
-            && self.next_is_known()
-    }
-
-    /// In a chunked transaction a row is written only when it is known whether it is the last one: something always
-    /// follows it.
-    fn next_is_known(&self) -> bool {
-        !self.stream.marks_last() || self.backlog.len() >= 2
+            && self.stream.may_take(is_commit(next), self.backlog.len() > 1)
     }
 
     fn sink_is_full(&self) -> bool {
@@ -382,7 +376,7 @@ impl Publishing {
             now_nanos: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
         };
         if let Some(chunk) = publish.chunk {
-            let last = self.backlog.front().is_some_and(|(_, next)| next.first() == Some(&b'C'));
+            let last = self.backlog.front().is_some_and(|(_, next)| is_commit(next));
             self.scratch.chunk = if last { format!("{chunk}/last") } else { chunk.to_string() };
         } else {
             self.scratch.chunk.clear();
@@ -550,7 +544,7 @@ impl Publishing {
             if commit && self.accepting {
                 if self.stream.is_filling()
                     && !self.stream.is_committing()
-                    && (self.stream.at_boundary() || self.stream.marks_last())
+                    && (self.stream.at_boundary() || self.stream.in_chunk())
                 {
                     self.close();
                 }
@@ -571,6 +565,11 @@ impl Publishing {
             let _ = tokio::time::timeout(by.since(boottime()), sink.abort()).await;
         }
     }
+}
+
+/// The first byte of a pgoutput message is its kind.
+fn is_commit(message: &[u8]) -> bool {
+    message.first() == Some(&b'C')
 }
 
 fn stalled() -> SessionEnd {
