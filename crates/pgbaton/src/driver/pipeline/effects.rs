@@ -1,0 +1,189 @@
+//! Carries out what the machine asks for. Every wish is answered by a fact.
+
+use pgbaton_core::{Effect, Gap, Input, Term};
+use pgbaton_postgres::catalog::Claimant;
+use tracing::{error, warn};
+
+use super::super::looking;
+use super::super::session::{self, Session, Step};
+use super::making::random_hex;
+use super::{Fact, PROBE_LIMIT, Pipeline};
+use crate::coordination;
+
+impl Pipeline {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Contend => self.contend(),
+            Effect::KeepAlive(tenure) => {
+                let (etcd, facts) = (self.etcd.clone(), self.facts.0.clone());
+                let task = coordination::keep_alive(etcd, tenure, move |input| {
+                    facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
+                });
+                self.keepalive = Some(self.tasks.spawn(task));
+            }
+            Effect::ReadHolder(tenure) => {
+                let etcd = self.etcd.clone();
+                self.tell(async move {
+                    let view = etcd.view().await;
+                    Input::HolderRead(
+                        view.ok().map(|view| view.holder.is_some_and(|holder| holder.revision == tenure.revision)),
+                    )
+                });
+            }
+            Effect::Release { tenure, handover, to } => {
+                if let Some(keepalive) = self.keepalive.take() {
+                    keepalive.abort();
+                }
+                let etcd = self.etcd.clone();
+                self.tell(session::release(etcd, tenure, handover.then_some(to)));
+            }
+            Effect::Inspect => {
+                self.session = Session::default();
+                self.serial += 1;
+                self.step(session::inspect(self.conninfo.clone(), self.wanted.clone()));
+            }
+            Effect::FreeSlot { pid, revision } => {
+                let (conninfo, slot, name) = (self.conninfo.clone(), self.wanted.slot.clone(), self.name.clone());
+                let identity = self.worker.identity();
+                let (pipeline, nonce) = (identity.pipeline_hash.clone(), identity.nonce.clone());
+                let backend_pid = self.session.connection.as_ref().map_or(0, |connection| connection.backend_pid());
+                self.tasks.spawn(async move {
+                    let claimant = Claimant { pipeline: &pipeline, nonce: &nonce, revision, backend_pid };
+                    match looking::free_slot(&conninfo, &slot, &claimant).await {
+                        Ok(true) => warn!(pipeline = name, pid, "told an older session's walsender to go"),
+                        Ok(false) => {}
+                        Err(error) => {
+                            warn!(pipeline = name, pid, error, "could not tell an older session's walsender to go")
+                        }
+                    }
+                });
+            }
+            Effect::Fence => match random_hex(16) {
+                Ok(id) => {
+                    let (target, etcd) = (self.target.clone(), self.etcd.clone());
+                    self.step(session::fence(target, etcd, self.holder_value.worker.clone(), id));
+                }
+                Err(error) => error!(%error, "no random bytes for a session id"),
+            },
+            Effect::Claim(plan) => {
+                let Some(sink) = self.session.sink.take() else { return };
+                self.reporter.claims(&plan);
+                self.session.plan = Some(plan.clone());
+                self.step(session::claim(sink, plan));
+            }
+            Effect::Start { name, at } => {
+                let Some(connection) = self.session.connection.take() else { return };
+                let wanted = &self.wanted;
+                self.step(session::start(connection, wanted.slot.clone(), wanted.publication.clone(), name, at));
+            }
+            Effect::Observe => self.look_now.notify_one(),
+            Effect::Accept => {
+                if let Some(publishing) = &mut self.session.publishing {
+                    publishing.accept();
+                }
+                if let Some(switch) = self.worker.last_switch() {
+                    self.reporter.switched(switch, &self.meters);
+                }
+            }
+            Effect::EndSession { commit, by } => {
+                if let Some(step) = self.step.take() {
+                    step.abort();
+                }
+                // What is still on its way belongs to the session that ends here.
+                self.serial += 1;
+                let session = std::mem::take(&mut self.session);
+                self.reporter.ended(&session);
+                self.step(session.end(commit, by));
+            }
+            Effect::ProbeSink => {
+                let probe = self.probe.clone();
+                self.tell(async move {
+                    Input::SinkProbed(probe.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string()))
+                });
+            }
+            Effect::WriteVerdict(gap) => self.write_verdict(&gap),
+            Effect::ClearVerdict => {
+                let etcd = self.etcd.clone();
+                self.tasks.spawn(async move {
+                    let _ = etcd.delete("verdict").await;
+                });
+            }
+            Effect::WriteCheckpoint { revision, term } => self.write_checkpoint(revision, term),
+        }
+    }
+
+    /// Runs a step of the session; its outcome comes back as a fact that names the session.
+    fn step(&mut self, step: impl Future<Output = Step> + Send + 'static) {
+        let (facts, serial) = (self.facts.0.clone(), self.serial);
+        self.step = Some(self.tasks.spawn(async move {
+            let _ = facts.send(Fact::Session(serial, step.await)).await;
+        }));
+    }
+
+    fn tell(&mut self, telling: impl Future<Output = Input> + Send + 'static) {
+        let facts = self.facts.0.clone();
+        self.tasks.spawn(async move {
+            let _ = facts.send(Fact::Told(telling.await)).await;
+        });
+    }
+
+    fn contend(&mut self) {
+        self.holder_value.tenures += 1;
+        let (etcd, value, ttl) = (self.etcd.clone(), self.holder_value.clone(), self.lease_ttl);
+        self.tell(async move {
+            let Ok(granted) = etcd.grant(ttl).await else { return Input::NotWon };
+            match etcd.take_holder(granted.id, &value).await {
+                Ok(Some((revision, cluster_id))) => Input::Won {
+                    lease_id: granted.id,
+                    revision,
+                    ttl: granted.ttl,
+                    asked_at: granted.asked_at,
+                    cluster_id,
+                },
+                // Lost, or unknown: if the key was written after all, it goes with its lease.
+                Ok(None) | Err(_) => {
+                    let _ = etcd.revoke(granted.id).await;
+                    Input::NotWon
+                }
+            }
+        });
+    }
+
+    fn write_verdict(&mut self, gap: &Gap) {
+        error!(
+            pipeline = self.name,
+            code = gap.code.as_str(),
+            timeline = %gap.timeline,
+            from = %gap.from_lsn,
+            to = gap.to_lsn.map(tracing::field::display),
+            "quarantine: {}", gap.text
+        );
+        let value = serde_json::json!({
+            "code": gap.code, "timeline": gap.timeline, "from_lsn": gap.from_lsn, "to_lsn": gap.to_lsn,
+            "text": gap.text, "worker": self.holder_value.worker, "at": crate::clock::Timestamp::now(),
+        });
+        let etcd = self.etcd.clone();
+        self.tasks.spawn(async move {
+            let _ = etcd.put("verdict", value.to_string().into_bytes(), None).await;
+        });
+    }
+
+    fn write_checkpoint(&mut self, revision: i64, term: Term) {
+        let reached = match &self.session.publishing {
+            Some(publishing) => publishing.stream.durable().position,
+            None => match &self.session.plan {
+                Some(plan) => plan.resume.position,
+                None => return,
+            },
+        };
+        let claim = self.session.plan.as_ref().and_then(|plan| plan.records.progress.last());
+        let kafka_cluster = claim.and_then(|claim| claim.kafka_cluster.clone());
+        let value = serde_json::json!({
+            "pipeline": self.name, "term": term, "position": reached, "kafka_cluster": kafka_cluster,
+        });
+        let etcd = self.etcd.clone();
+        self.tasks.spawn(async move {
+            let _ = etcd.put_guarded("checkpoint", value.to_string().into_bytes(), revision).await;
+        });
+    }
+}

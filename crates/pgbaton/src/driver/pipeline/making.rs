@@ -1,0 +1,155 @@
+//! Makes a pipeline from its configuration, and starts the tasks that look out for it.
+
+use std::sync::Arc;
+
+use pgbaton_core::{Cutting, Identity, Input, Worker, hash_of};
+use pgbaton_sinks::debezium::Source;
+use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::super::poller::Poller;
+use super::super::reporting::Reporter;
+use super::super::session::Session;
+use super::super::watchdog::Watchdog;
+use super::super::{Error, inspecting};
+use super::{FACTS, Fact, PROBE_LIMIT, PROBE_PERIOD, Pipeline};
+use crate::config::Config;
+use crate::coordination::{self, Etcd, HolderValue, Peers, WorkerValue};
+use crate::http::Command;
+use crate::metrics::Meters;
+use crate::status::{Board, Publisher};
+
+impl Pipeline {
+    /// Checks what can be checked without a connection.
+    pub fn new(
+        config: &Config,
+        name: &str,
+        board: &Board,
+        publisher: Publisher,
+        url: &str,
+        orders: mpsc::Receiver<Command>,
+    ) -> Result<Pipeline, Error> {
+        let settings = &config.pipelines[name];
+        let conninfo = inspecting::conninfo(&settings.postgres)
+            .map_err(|reason| Error::Conninfo { pipeline: name.to_owned(), reason })?;
+        let target = KafkaTarget {
+            brokers: settings.kafka.brokers.clone(),
+            topic_prefix: settings.kafka.topic_prefix.clone(),
+            properties: settings.kafka.properties.iter().map(|(k, v)| (k.clone(), v.expose().to_owned())).collect(),
+            client_id: format!("pgbaton-{}", config.name),
+        };
+        let kafka = |reason: String| Error::Kafka { pipeline: name.to_owned(), reason };
+        target.check().map_err(|fault| kafka(fault.to_string()))?;
+        let probe = KafkaProbe::new(&target).map_err(|fault| kafka(fault.to_string()))?;
+        let nonce = random_hex(4)?;
+        let short = |text: &str| hash_of(text.as_bytes())[..8].to_owned();
+        let prefix = &settings.kafka.topic_prefix;
+        let identity = Identity {
+            worker: config.name.clone(),
+            nonce: nonce.clone(),
+            pipeline_hash: short(&format!("{}/{name}", config.coordination.prefix)),
+            worker_hash: short(&config.name),
+            database: conninfo.dbname.clone(),
+            config_hash: hash_of(
+                format!("{prefix}\n{}\n{}", settings.postgres.publication, settings.kafka.format.as_str()).as_bytes(),
+            ),
+        };
+        let own = WorkerValue {
+            worker: config.name.clone(),
+            nonce: nonce.clone(),
+            url: url.to_owned(),
+            role: "starting".to_owned(),
+            state: "boot".to_owned(),
+        };
+        let (peers_told, peers) = watch::channel(Peers::new());
+        let etcd = Arc::new(Etcd::new(&config.coordination, format!("{}/{name}", config.coordination.prefix))?);
+        let own = watch::Sender::new(own);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told));
+        Ok(Pipeline {
+            name: name.to_owned(),
+            worker: Worker::new(identity),
+            session: Session::default(),
+            serial: 0,
+            step: None,
+            tasks,
+            keepalive: None,
+            facts: mpsc::channel(FACTS),
+            orders,
+            look_now: Arc::new(Notify::new()),
+            etcd,
+            wanted: Arc::new(inspecting::Wanted {
+                slot: settings.postgres.slot.clone(),
+                publication: settings.postgres.publication.clone(),
+                topic_prefix: prefix.clone(),
+                database: conninfo.dbname.clone(),
+            }),
+            source: Source {
+                name: prefix.clone(),
+                database: conninfo.dbname.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            conninfo: Arc::new(conninfo),
+            target: Arc::new(target),
+            probe: Arc::new(probe),
+            cutting: Cutting { atomic_up_to: settings.kafka.atomic_up_to, ..Cutting::default() },
+            holder_value: HolderValue {
+                worker: config.name.clone(),
+                nonce,
+                url: url.to_owned(),
+                delivery: settings.kafka.delivery.as_str().to_owned(),
+                tenures: 0,
+            },
+            lease_ttl: config.coordination.lease_ttl,
+            own,
+            peers,
+            meters: Meters::new(name),
+            reporter: Reporter::new(publisher, config.name.clone(), settings.postgres.slot.clone()),
+            board: board.clone(),
+            watchdog: Watchdog::start(name)?,
+        })
+    }
+
+    /// The tasks that look out for as long as the pipeline runs.
+    pub(super) fn spawn_lookouts(&mut self) {
+        let facts = self.facts.0.clone();
+        let etcd = self.etcd.clone();
+        self.tasks.spawn(coordination::watch_holder(etcd, move |input| {
+            facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
+        }));
+        let facts = self.facts.0.clone();
+        let seed = u64::from_str_radix(&self.holder_value.nonce, 16).unwrap_or(1);
+        let poller = Poller {
+            conninfo: self.conninfo.clone(),
+            slot: self.wanted.slot.clone(),
+            publication: self.wanted.publication.clone(),
+            now: self.look_now.clone(),
+            seed,
+        };
+        self.tasks.spawn(
+            poller.run(move |input, extra| facts.try_send(Fact::Seen(input, extra)).is_ok() || !facts.is_closed()),
+        );
+        let (facts, probe) = (self.facts.0.clone(), self.probe.clone());
+        let own = self.own.subscribe();
+        self.tasks.spawn(async move {
+            let mut ticks = tokio::time::interval(PROBE_PERIOD);
+            while !facts.is_closed() {
+                ticks.tick().await;
+                // A stream knows better how Kafka is than a probe does.
+                if own.borrow().role == "active" {
+                    continue;
+                }
+                let answer = probe.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string());
+                let _ = facts.send(Fact::Told(Input::SinkProbed(answer))).await;
+            }
+        });
+    }
+}
+
+/// Random bytes as hexadecimal digits, from the operating system.
+pub(super) fn random_hex(bytes: usize) -> std::io::Result<String> {
+    let mut buffer = vec![0; bytes];
+    rustix::rand::getrandom(&mut buffer, rustix::rand::GetRandomFlags::empty())?;
+    Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+}

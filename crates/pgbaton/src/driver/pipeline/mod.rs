@@ -1,0 +1,278 @@
+//! The loop of one pipeline. Facts come in from tasks, from the stream and from people; the machine answers with wishes;
+//! the loop carries them out.
+
+mod effects;
+mod making;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgbaton_core::{Code, Cutting, Input, Lsn, Moment, SessionEnd, SlotState, State, Stream, Worker};
+use pgbaton_postgres::Conninfo;
+use pgbaton_sinks::debezium::Source;
+use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::info;
+
+use super::publishing::Publishing;
+use super::reporting::Reporter;
+use super::session::{Session, Step};
+use super::watchdog::Watchdog;
+use super::{inspecting, looking};
+use crate::clock::boottime;
+use crate::coordination::{Etcd, HolderValue, Peers, WorkerValue};
+use crate::http::{Command, Refused};
+use crate::metrics::Meters;
+use crate::status::Board;
+
+/// Facts that tasks may have on their way; more make them wait, which harms nobody: each tells what is true when it asks.
+const FACTS: usize = 64;
+/// A worker that does not stream asks this often whether Kafka answers.
+const PROBE_PERIOD: Duration = Duration::from_secs(5);
+const PROBE_LIMIT: Duration = Duration::from_secs(4);
+/// The loop turns at least this often, so that a suspended machine is noticed soon after it wakes.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+
+enum Fact {
+    Told(Input),
+    Seen(Input, Option<looking::Extra>),
+    /// Of the session with this serial.
+    Session(u64, Step),
+}
+
+/// One pipeline of this worker.
+pub struct Pipeline {
+    name: String,
+    worker: Worker,
+    session: Session,
+    /// Counts sessions, so that what comes late from one that was closed is recognised.
+    serial: u64,
+    step: Option<AbortHandle>,
+    tasks: JoinSet<()>,
+    keepalive: Option<AbortHandle>,
+    facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    orders: mpsc::Receiver<Command>,
+    look_now: Arc<Notify>,
+    etcd: Arc<Etcd>,
+    conninfo: Arc<Conninfo>,
+    wanted: Arc<inspecting::Wanted>,
+    target: Arc<KafkaTarget>,
+    probe: Arc<KafkaProbe>,
+    source: Source,
+    cutting: Cutting,
+    holder_value: HolderValue,
+    lease_ttl: Duration,
+    own: watch::Sender<WorkerValue>,
+    peers: watch::Receiver<Peers>,
+    meters: Meters,
+    reporter: Reporter,
+    board: Board,
+    watchdog: Watchdog,
+}
+
+impl Pipeline {
+    /// Runs until `shutdown` turns true and the lease is given back.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        self.spawn_lookouts();
+        let mut stopping = false;
+        while !self.worker.is_gone() {
+            let now = boottime();
+            let mut until = now + LONGEST_SLEEP;
+            if let Some(deadline) = self.worker.deadline() {
+                // One that has passed was looked at in the last turn and waits for something else.
+                until = until.min(deadline.max(now + SHORTEST_SLEEP));
+            }
+            let input = tokio::select! {
+                biased;
+                stop = shutdown.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    // Whoever held the other end is gone: nobody will ask for anything any more.
+                    let _ = stop;
+                    info!(pipeline = self.name, "stopping");
+                    Input::Shutdown
+                }
+                Some(order) = self.orders.recv() => match self.order(order) {
+                    Some(input) => input,
+                    None => continue,
+                },
+                Some(fact) = self.facts.1.recv() => match self.fact(fact) {
+                    Some(input) => input,
+                    None => continue,
+                },
+                over = publish(&mut self.session.publishing, until) => match over {
+                    Some(end) => Input::Broken(end),
+                    None => Input::Tick,
+                },
+            };
+            self.handle(input);
+            if let Some(publishing) = &mut self.session.publishing
+                && let Err(end) = publishing.turn().await
+            {
+                self.handle(Input::Broken(end));
+            }
+            self.report();
+        }
+        self.tasks.shutdown().await;
+        info!(pipeline = self.name, "stopped");
+    }
+
+    /// What a fact is to the machine, after taking what came with it.
+    fn fact(&mut self, fact: Fact) -> Option<Input> {
+        match fact {
+            Fact::Told(input) => Some(input),
+            Fact::Seen(input, extra) => {
+                if let Some(extra) = extra {
+                    self.reporter.seen(extra);
+                }
+                Some(match input {
+                    Input::Observed { asked_at, observation, .. } => {
+                        Input::Observed { asked_at, observation, durable: self.durable() }
+                    }
+                    other => other,
+                })
+            }
+            Fact::Session(serial, step) if serial == self.serial => Some(self.stepped(step)),
+            // From a session that was closed meanwhile: what it brings is dropped, which closes it.
+            Fact::Session(..) => None,
+        }
+    }
+
+    fn durable(&self) -> Option<Lsn> {
+        self.session.publishing.as_ref().map(|publishing| publishing.stream.durable().watermark.lsn)
+    }
+
+    fn stepped(&mut self, step: Step) -> Input {
+        self.step = None;
+        match step {
+            Step::Inspected(connection, inspection, keys) => {
+                self.session.connection = Some(connection);
+                self.session.keys = keys;
+                self.reporter.inspected(&inspection);
+                Input::Inspected(inspection)
+            }
+            Step::Fenced(sink, read) => {
+                self.session.sink = Some(sink);
+                Input::SinkFenced(read)
+            }
+            Step::Claimed(sink) => {
+                self.session.sink = Some(sink);
+                Input::Claimed
+            }
+            Step::Started(connection) => self.started(connection),
+            Step::NotStarted(connection, failure) => {
+                self.session.connection = Some(connection);
+                Input::NotStarted(failure)
+            }
+            Step::Broken(end) => Input::Broken(end),
+            Step::Ended => Input::SessionEnded,
+        }
+    }
+
+    fn started(&mut self, connection: pgbaton_postgres::ReplicationConnection) -> Input {
+        let (Some(plan), Some(sink)) = (&self.session.plan, self.session.sink.take()) else {
+            return Input::Broken(SessionEnd::Stalled("the producer is gone".to_owned()));
+        };
+        let publishing = Publishing::new(
+            plan,
+            self.cutting,
+            connection,
+            sink,
+            std::mem::take(&mut self.session.keys),
+            self.source.clone(),
+            self.meters.clone(),
+        );
+        self.session.publishing = Some(Box::new(publishing));
+        Input::Started
+    }
+
+    fn order(&mut self, order: Command) -> Option<Input> {
+        match order {
+            Command::Handover { to, answer } => {
+                let ours = self.worker.tenure().is_some();
+                let refused = (!ours).then(|| Refused {
+                    code: "not_holder",
+                    message: "this worker does not hold the baton".to_owned(),
+                    fix: "ask the holder".to_owned(),
+                    holder_url: self.worker.holder().map(|holder| holder.url.clone()),
+                });
+                let unknown = to
+                    .as_ref()
+                    .filter(|to| !self.peers.borrow().iter().any(|peer| peer.reachable && peer.value.worker == **to));
+                let refused = refused.or_else(|| {
+                    unknown.map(|to| Refused {
+                        code: "unknown_worker",
+                        message: format!("no worker named {to} answers"),
+                        fix: "name one of the peers that status shows".to_owned(),
+                        holder_url: None,
+                    })
+                });
+                let _ = answer.send(refused.clone().map_or(Ok(()), Err));
+                if refused.is_some() {
+                    return None;
+                }
+                // Somebody has to go first; a standby that could take over is named where nobody was.
+                let to = to.or_else(|| {
+                    let peers = self.peers.borrow();
+                    peers
+                        .iter()
+                        .find(|peer| peer.reachable && peer.value.role == "standby")
+                        .map(|peer| peer.value.worker.clone())
+                });
+                Some(Input::Handover(to))
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let before = self.worker.state();
+        let mut effects = Vec::new();
+        if let Input::Broken(end) = &input {
+            self.reporter.broken(end);
+            self.session.sink_failed |=
+                matches!(end, SessionEnd::Sink { .. } | SessionEnd::Stalled(_) | SessionEnd::ProducerSpent(_));
+            if matches!(end, SessionEnd::Sink { code: Code::Fenced, .. }) {
+                self.meters.fenced();
+            }
+        }
+        self.worker.handle(boottime(), input, &mut effects);
+        let after = self.worker.state();
+        if before != after {
+            self.reporter.moved(&self.name, &self.worker, before);
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn report(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        let now: Moment = boottime();
+        self.watchdog.turned(self.worker.tenure().map(|tenure| tenure.closed_by()));
+        let slot = SlotState::of(self.worker.observed().and_then(|seen| seen.slot.as_ref()), &self.wanted.database);
+        let sound = matches!(slot, SlotState::Usable { .. });
+        let able = sound && self.worker.can_take_over(now) && self.worker.reasons().is_empty();
+        self.reporter.report(now, &self.worker, self.session.publishing.as_deref_mut(), &self.peers.borrow(), able);
+        self.board.coordination(self.worker.coordination_answers(), None);
+        let (role, state) = self.reporter.told();
+        self.own.send_if_modified(|own| {
+            let changed = own.role != role || own.state != state;
+            role.clone_into(&mut own.role);
+            state.clone_into(&mut own.state);
+            changed
+        });
+        if self.worker.state() == State::Stream {
+            self.holder_value.tenures = 0;
+        }
+    }
+}
+
+/// Waits for the data path and lets it work; without one, just waits.
+async fn publish(publishing: &mut Option<Box<Publishing>>, until: Moment) -> Option<SessionEnd> {
+    let Some(publishing) = publishing else {
+        tokio::time::sleep(until.since(boottime())).await;
+        return None;
+    };
+    publishing.wait(until).await.err()
+}
