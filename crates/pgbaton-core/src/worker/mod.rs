@@ -12,6 +12,7 @@
 mod claiming;
 mod facts;
 mod judging;
+mod steps;
 mod tenure;
 
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ mod making;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::{Code, Cutting, Input, Lsn, Moment, SessionEnd, SlotState, State, Stream, Worker};
+use pgbaton_core::{Code, Cutting, Input, Lsn, Moment, SessionEnd, SlotState, State, Worker};
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::debezium::Source;
 use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};

@@ -1,0 +1,342 @@
+//! The steps of a session: from Inspect through Fence and claim to the stream, each taken when its fact has come.
+
+use std::time::Duration;
+
+use super::claiming::{Claimant, Claiming, decide};
+use super::facts::{ClaimPlan, Failure, FailureKind, FenceRead, Inspection};
+use super::tenure::{AfterSession, InTenure, Step, end, release};
+use super::{Effect, Input, NAMED, Observation, Worker};
+use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState};
+
+/// Time for a walsender of ours to go: twice the wal_sender_timeout that we set.
+const SLOT_FREE: Duration = Duration::from_secs(10);
+/// A stopping server is left after this, whatever is pending.
+const LEAVE_STOPPING: Duration = Duration::from_secs(2);
+/// How often the witness in etcd is written.
+const CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// A session whose claim stands.
+#[derive(Debug)]
+pub(super) struct Running {
+    backend_pid: i32,
+    postmaster_started: String,
+    pub inspected: Inspection,
+    pub plan: ClaimPlan,
+    since: Moment,
+    /// Looks in a row that did not show us on the slot.
+    absent: u32,
+    /// The server is going down; the stream is closed then whatever is pending.
+    pub close_by: Option<Moment>,
+    pub checkpoint_due: Moment,
+}
+
+impl Worker {
+    pub(super) fn step(&mut self, now: Moment, t: &mut InTenure, input: Input, effects: &mut Vec<Effect>) {
+        let step = std::mem::replace(&mut t.step, Step::Inspecting);
+        t.step = match (step, input) {
+            (Step::Inspecting, Input::Inspected(inspection)) => return self.inspected(now, t, inspection, effects),
+            (Step::Freeing { look_again }, _) if now >= look_again => {
+                effects.push(Effect::EndSession { commit: false, by: t.tenure.closed_by() });
+                Step::Ending(AfterSession::Retry)
+            }
+            (Step::VerifyingBeforeFence(inspection), Input::HolderRead(Some(true))) => {
+                effects.push(Effect::Fence);
+                Step::Fencing(inspection)
+            }
+            (Step::VerifyingBeforeClaim(inspection, plan), Input::HolderRead(Some(true))) => {
+                effects.push(Effect::Claim(plan.clone()));
+                Step::Claiming(inspection, plan)
+            }
+            (
+                Step::VerifyingBeforeFence(_) | Step::VerifyingBeforeClaim(..),
+                Input::HolderRead(answer @ (Some(false) | None)),
+            ) => {
+                let after = if answer.is_none() { AfterSession::Retry } else { release(false, None) };
+                t.step = Step::Inspecting;
+                return end(t, false, after, effects);
+            }
+            (Step::Fencing(inspection), Input::SinkFenced(read)) => {
+                return self.fenced(now, t, inspection, &read, effects);
+            }
+            (Step::Claiming(inspection, plan), Input::Claimed) => self.claimed(now, t, *inspection, *plan, effects),
+            (Step::Starting { running, give_up, .. }, Input::Started) => {
+                effects.push(Effect::Observe);
+                Step::Checking { running, give_up }
+            }
+            (Step::Starting { running, give_up, .. }, Input::NotStarted(failure)) => {
+                if failure.kind == FailureKind::SlotInUse && now < give_up {
+                    Step::Starting { running, give_up, again: Some(now + Duration::from_millis(200)) }
+                } else {
+                    self.failure = Some(failure);
+                    effects.push(Effect::EndSession { commit: false, by: t.tenure.closed_by() });
+                    Step::Ending(AfterSession::Retry)
+                }
+            }
+            (Step::Starting { running, give_up, again: Some(again) }, _) if now >= again => {
+                effects.push(self.start(t, &running));
+                Step::Starting { running, give_up, again: None }
+            }
+            (Step::Checking { running, give_up }, Input::Observed { observation, asked_at, durable }) => {
+                return self.checked(now, t, running, give_up, asked_at, &observation, durable, effects);
+            }
+            (Step::Checking { give_up, .. }, _) if now >= give_up => {
+                effects.push(Effect::EndSession { commit: false, by: t.tenure.closed_by() });
+                Step::Ending(AfterSession::Retry)
+            }
+            (Step::Streaming(running), input) => return self.streaming(now, t, running, input, effects),
+            (Step::BackOff { until }, _) if now >= until => {
+                effects.push(Effect::Inspect);
+                Step::Inspecting
+            }
+            (Step::Stalled { .. }, Input::SinkProbed(Ok(()))) => {
+                effects.push(Effect::Inspect);
+                Step::Inspecting
+            }
+            (Step::Stalled { probe, pause }, _) if now >= probe => {
+                effects.push(Effect::ProbeSink);
+                let pause = (pause * 2).min(Duration::from_secs(10));
+                Step::Stalled { probe: now + pause, pause }
+            }
+            (step, _) => step,
+        };
+    }
+
+    fn inspected(&mut self, now: Moment, t: &mut InTenure, mut inspection: Box<Inspection>, effects: &mut Vec<Effect>) {
+        let known = self.topics.iter().filter(|topic| !inspection.topics.contains(topic)).cloned().collect::<Vec<_>>();
+        inspection.topics.extend(known);
+        let retry = |this: &mut Self, t: &mut InTenure, code, detail: &str, effects: &mut Vec<Effect>| {
+            this.failure = Some(Failure { code, detail: detail.to_owned(), kind: FailureKind::Passing });
+            end(t, false, AfterSession::Retry, effects);
+        };
+        if inspection.in_recovery {
+            return retry(self, t, Code::InRecovery, "the server that answers is a standby", effects);
+        }
+        let reader = Reader::of(
+            inspection.reader_pid.is_some(),
+            inspection.reader_name.as_deref(),
+            &self.identity.pipeline_hash,
+            t.tenure.revision,
+        );
+        match (reader, inspection.reader_pid) {
+            (Reader::Newer, _) => end(t, false, release(false, None), effects),
+            (Reader::Foreign, _) => retry(
+                self,
+                t,
+                Code::SlotForeignHolder,
+                "a consumer that is not ours reads the slot; stop it, or give this pipeline a slot of its own",
+                effects,
+            ),
+            (Reader::Stale, Some(pid)) => {
+                effects.push(Effect::FreeSlot { pid, revision: t.tenure.revision });
+                t.step = Step::Freeing { look_again: now + Duration::from_millis(200) };
+            }
+            (Reader::Stale | Reader::Nobody, _) => {
+                effects.push(Effect::ReadHolder(t.tenure));
+                t.step = Step::VerifyingBeforeFence(inspection);
+            }
+        }
+    }
+
+    fn fenced(
+        &mut self,
+        now: Moment,
+        t: &mut InTenure,
+        inspection: Box<Inspection>,
+        read: &FenceRead,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.sink = None;
+        let claimant = Claimant {
+            worker: &self.identity.worker,
+            config_hash: &self.identity.config_hash,
+            cluster_id: &t.cluster_id,
+            revision: t.tenure.revision,
+            in_chunks: self.in_chunks,
+        };
+        match decide(&claimant, &inspection, read) {
+            Claiming::Quarantine(refusal) => {
+                let (gap, recorded) = *refusal;
+                self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+            }
+            Claiming::Claim { plan, etcd_counts_anew } => {
+                if etcd_counts_anew {
+                    let detail = "a greater lease revision than ours has claimed before: etcd was restored or wiped";
+                    self.notice = Some((Code::EtcdReset, detail.to_owned()));
+                }
+                effects.push(Effect::ReadHolder(t.tenure));
+                t.step = Step::VerifyingBeforeClaim(inspection, plan);
+            }
+        }
+    }
+
+    fn claimed(
+        &mut self,
+        now: Moment,
+        t: &InTenure,
+        inspection: Inspection,
+        plan: ClaimPlan,
+        effects: &mut Vec<Effect>,
+    ) -> Step {
+        self.suspicion = None;
+        // It was asked for one transaction; this session publishes that one.
+        self.in_chunks = false;
+        self.term = Some(plan.journal.term());
+        effects.push(Effect::WriteCheckpoint { revision: t.tenure.revision, term: plan.journal.term() });
+        let running = Box::new(Running {
+            backend_pid: inspection.backend_pid,
+            postmaster_started: inspection.postmaster_started.clone(),
+            inspected: inspection,
+            plan,
+            since: now,
+            absent: 0,
+            close_by: None,
+            checkpoint_due: now + CHECKPOINT,
+        });
+        effects.push(self.start(t, &running));
+        Step::Starting { running, give_up: now + SLOT_FREE, again: None }
+    }
+
+    fn start(&self, t: &InTenure, running: &Running) -> Effect {
+        Effect::Start {
+            name: ReaderName {
+                pipeline: self.identity.pipeline_hash.clone(),
+                worker: self.identity.worker_hash.clone(),
+                nonce: self.identity.nonce.clone(),
+                term: running.plan.journal.term().0,
+                revision: t.tenure.revision,
+            },
+            at: running.plan.resume.start_at,
+        }
+    }
+
+    /// The slot is read again after START: only the reader that PostgreSQL names may publish.
+    #[allow(clippy::too_many_arguments)]
+    fn checked(
+        &mut self,
+        now: Moment,
+        t: &mut InTenure,
+        running: Box<Running>,
+        give_up: Moment,
+        asked_at: Moment,
+        observation: &Observation,
+        durable: Option<Lsn>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
+        let reader = observation.slot.as_ref().and_then(|slot| slot.active_pid);
+        let same_server = observation.postmaster_started == running.postmaster_started
+            && observation.system_identifier == running.inspected.server.system_identifier
+            && !observation.in_recovery;
+        if !same_server || reader != Some(running.backend_pid) {
+            // The look may be older than the START, or the polling connection may still be on another server.
+            if now < give_up {
+                t.step = Step::Checking { running, give_up };
+            } else {
+                t.step = Step::Inspecting;
+                end(t, false, AfterSession::Retry, effects);
+            }
+            return;
+        }
+        if let Some(gap) = running.overtaken(&slot, durable) {
+            let recorded = running.plan.records.progress.last().and_then(Recorded::of);
+            let inspection = running.inspected.clone();
+            t.step = Step::Streaming(running);
+            return self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+        }
+        effects.push(Effect::Accept);
+        effects.push(Effect::ClearVerdict);
+        self.named_until = Some(asked_at + NAMED);
+        self.failure = None;
+        if self.notice.as_ref().is_some_and(|(code, _)| *code != Code::EtcdReset) {
+            self.notice = None;
+        }
+        t.failing_since = None;
+        t.failures = 0;
+        t.streamed.get_or_insert(now);
+        if let Some(mut switch) = t.switch.take() {
+            switch.took = now.since(t.began);
+            self.switch = Some(switch);
+        }
+        t.step = Step::Streaming(running);
+    }
+
+    fn streaming(
+        &mut self,
+        now: Moment,
+        t: &mut InTenure,
+        mut running: Box<Running>,
+        input: Input,
+        effects: &mut Vec<Effect>,
+    ) {
+        match input {
+            Input::Observed { asked_at, observation, durable }
+                if asked_at >= running.since && !observation.in_recovery =>
+            {
+                let reader = observation.slot.as_ref().and_then(|slot| slot.active_pid);
+                if reader == Some(running.backend_pid) && observation.postmaster_started == running.postmaster_started {
+                    running.absent = 0;
+                    // It answers and names us: what looked like a shutdown was somebody ending our connection.
+                    running.close_by = None;
+                    self.named_until = Some(asked_at + NAMED);
+                    if observation.publication_oid != running.inspected.server.publication_oid {
+                        // Dropped, or made anew: the verdict of the next session names it.
+                        t.step = Step::Streaming(running);
+                        return end(t, false, AfterSession::Retry, effects);
+                    }
+                    let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
+                    if let Some(gap) = running.overtaken(&slot, durable) {
+                        let recorded = running.plan.records.progress.last().and_then(Recorded::of);
+                        let inspection = running.inspected.clone();
+                        t.step = Step::Streaming(running);
+                        return self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+                    }
+                } else {
+                    running.absent += 1;
+                    self.named_until = None;
+                    if running.absent >= 2 {
+                        self.failure = Some(Failure {
+                            code: Code::PostgresUnreachable,
+                            detail: "PostgreSQL no longer names this worker as the slot's reader".to_owned(),
+                            kind: FailureKind::Passing,
+                        });
+                        t.step = Step::Streaming(running);
+                        return end(t, false, AfterSession::Retry, effects);
+                    }
+                }
+            }
+            Input::NotObserved(failure) if failure.kind == FailureKind::ShuttingDown => {
+                running.close_by.get_or_insert(now + LEAVE_STOPPING);
+            }
+            _ => {}
+        }
+        if running.close_by.is_some_and(|by| now >= by) {
+            t.step = Step::Streaming(running);
+            return end(t, false, AfterSession::Retry, effects);
+        }
+        if now >= running.checkpoint_due {
+            running.checkpoint_due = now + CHECKPOINT;
+            effects.push(Effect::WriteCheckpoint { revision: t.tenure.revision, term: running.plan.journal.term() });
+        }
+        t.step = Step::Streaming(running);
+    }
+}
+
+impl Running {
+    /// The slot moved beyond what is durable: what lies between cannot be had any more.
+    fn overtaken(&self, slot: &SlotState, durable: Option<Lsn>) -> Option<Gap> {
+        let watermark = durable.unwrap_or(self.plan.resume.watermark.lsn);
+        match slot {
+            SlotState::Usable { confirmed_flush_lsn } if *confirmed_flush_lsn > watermark => Some(Gap {
+                code: Code::SlotAhead,
+                timeline: self.plan.history.owner_of_end(*confirmed_flush_lsn),
+                from_lsn: watermark,
+                to_lsn: Some(*confirmed_flush_lsn),
+                text: format!(
+                    "the slot has confirmed {confirmed_flush_lsn}, but only {watermark} is durable: changes that commit \
+                     between cannot be had from it"
+                ),
+            }),
+            _ => None,
+        }
+    }
+}
