@@ -94,9 +94,13 @@ async fn play(cluster: &Cluster, arguments: &Arguments, screen: &Screen) -> Resu
             Fault::TermActive => "SIGTERM of the active worker",
             Fault::Switchover => "the database's leader is switched over",
         });
-        let takeover = showing(&stage, screen, stage.suffer(fault)).await?;
+        let (takeover, struck) = showing(&stage, screen, stage.strike(fault)).await?;
         let owner = if takeover.owner_changed { "took over" } else { "went on" };
         screen.step(&format!("{} {owner}, rows flowed again after {} ms", takeover.to.worker, takeover.ms));
+        showing(&stage, screen, stage.mend(&takeover, struck)).await?;
+        if takeover.owner_changed {
+            screen.step(&format!("{} is back and stands by", takeover.target));
+        }
         takeovers.push(takeover);
     }
     showing(&stage, screen, tokio::time::sleep(Duration::from_secs(arguments.calm))).await;

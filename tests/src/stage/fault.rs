@@ -56,9 +56,15 @@ pub struct Takeover {
 }
 
 impl Stage {
-    /// Deals out a fault, waits for the first row to come through again, and undoes the fault: the struck worker stands by
-    /// again when this returns.
+    /// [`Stage::strike`], then [`Stage::mend`].
     pub async fn suffer(&self, fault: Fault) -> Result<Takeover> {
+        let (takeover, struck) = self.strike(fault).await?;
+        self.mend(&takeover, struck).await?;
+        Ok(takeover)
+    }
+
+    /// Deals out a fault and waits for the first row to come through again. Also tells when the fault had struck.
+    pub async fn strike(&self, fault: Fault) -> Result<(Takeover, Instant)> {
         let from = self.standing().await?;
         let begun = Instant::now();
         let target = match fault {
@@ -73,21 +79,24 @@ impl Stage {
         let first = self.watcher.first(struck, timeline, RECOVERY).await;
         let first = first.with_context(|| format!("no row came through within {RECOVERY:?} of {fault}"))?;
         let to = self.standing().await?;
-        match fault {
+        let ms = u64::try_from((first.seen - begun).as_millis())?;
+        Ok((Takeover { fault, target, ms, owner_changed: from.worker != to.worker, from, to }, struck))
+    }
+
+    /// Undoes the fault; the struck worker stands by again when this returns.
+    pub async fn mend(&self, takeover: &Takeover, struck: Instant) -> Result<()> {
+        let target = &takeover.target;
+        match takeover.fault {
             Fault::KillActive | Fault::TermActive => {
-                self.on(&target, Cluster::start).await?;
+                self.on(target, Cluster::start).await?;
             }
             Fault::FreezeActive => {
                 tokio::time::sleep_until((struck + FROZEN).into()).await;
-                self.on(&target, Cluster::cont).await?;
+                self.on(target, Cluster::cont).await?;
             }
-            Fault::Switchover => {}
+            Fault::Switchover => return Ok(()),
         }
-        if fault != Fault::Switchover && to.worker != target {
-            self.stands_by(&target).await?;
-        }
-        let ms = u64::try_from((first.seen - begun).as_millis())?;
-        Ok(Takeover { fault, target, ms, owner_changed: from.worker != to.worker, from, to })
+        if takeover.owner_changed { self.stands_by(target).await } else { Ok(()) }
     }
 
     async fn on(&self, node: &str, act: fn(&Cluster, &str) -> Result<()>) -> Result<String> {

@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use xtask::cluster::{Guard, Pipeline};
 
-use crate::act_on;
+use crate::{LastWords, act_on};
 
 /// How long a pipeline may take to stream for the first time.
 const START: Duration = Duration::from_secs(40);
@@ -55,12 +55,13 @@ pub struct Own {
     pub name: &'static str,
     /// Workers that were added: name and URL.
     pub workers: Vec<(String, String)>,
+    words: LastWords,
 }
 
 impl Own {
     /// Makes the table and the publication.
     pub async fn new(cluster: &Arc<Guard>, name: &'static str) -> Result<Self> {
-        let own = Own { cluster: Arc::clone(cluster), name, workers: Vec::new() };
+        let own = Own { cluster: Arc::clone(cluster), name, workers: Vec::new(), words: LastWords::of(cluster) };
         own.sql(format!("create table {name} (id int primary key); create publication {name} for table {name}"))
             .await?;
         Ok(own)
@@ -184,7 +185,8 @@ impl Own {
     }
 
     /// Ends its workers and removes its slot, which would keep WAL for ever.
-    pub async fn end(self) -> Result<()> {
+    pub async fn end(mut self) -> Result<()> {
+        self.words.forget();
         for (worker, _) in self.workers.clone() {
             act_on(
                 &self.cluster,

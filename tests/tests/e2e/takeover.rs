@@ -20,7 +20,7 @@ async fn a_killed_worker_is_replaced_when_its_lease_ends_and_nothing_is_lost() -
     let (alone, takeover) = suffer(Fault::KillActive).await?;
     assert!(takeover.owner_changed && takeover.to.term > takeover.from.term, "{takeover:?}");
     assert!(takeover.ms < LEASE_AND_MORE_MS, "{takeover:?}");
-    alone.ends_well().await
+    alone.ends_well().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +28,7 @@ async fn a_worker_that_wakes_after_twenty_seconds_finds_itself_replaced_and_harm
     let (alone, takeover) = suffer(Fault::FreezeActive).await?;
     assert!(takeover.owner_changed && takeover.to.term > takeover.from.term, "{takeover:?}");
     assert!(takeover.ms < LEASE_AND_MORE_MS, "{takeover:?}");
-    alone.ends_well().await
+    alone.ends_well().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn a_stopping_worker_hands_over_at_once() -> Result<()> {
     let (alone, takeover) = suffer(Fault::TermActive).await?;
     assert!(takeover.owner_changed, "{takeover:?}");
     assert!(takeover.ms < 5_000, "a lease was waited for: {takeover:?}");
-    alone.ends_well().await
+    alone.ends_well().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,5 +44,5 @@ async fn a_switchover_of_the_database_changes_the_timeline_and_not_the_owner() -
     let (alone, takeover) = suffer(Fault::Switchover).await?;
     assert!(!takeover.owner_changed, "{takeover:?}");
     assert!(takeover.to.timeline > takeover.from.timeline && takeover.to.term > takeover.from.term, "{takeover:?}");
-    alone.ends_well().await
+    alone.ends_well().await.map(drop)
 }
