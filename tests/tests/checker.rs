@@ -45,6 +45,7 @@ fn send(producer: &BaseProducer, topic: &str, key: &str, value: Option<&str>, id
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reader_sees_what_was_committed_in_order_and_nothing_that_was_aborted() -> Result<()> {
+    xtask::setup::ensure_done()?;
     let kafka = Kafka::start()?;
     let bootstrap = kafka.bootstrap();
     topics(&bootstrap, &["p.public.latest", "__pgbaton.p.progress", "other.public.latest"]).await?;

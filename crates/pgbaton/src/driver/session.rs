@@ -44,6 +44,8 @@ pub struct Session {
 pub enum Step {
     /// Connected and looked.
     Inspected(ReplicationConnection, Box<Inspection>, HashMap<u32, Vec<String>>),
+    /// The holder key is ours, or not; none: etcd did not answer.
+    HolderRead(Option<bool>),
     /// Fenced and read.
     Fenced(KafkaSession, Box<FenceRead>),
     /// The claim is committed.
@@ -64,6 +66,12 @@ pub async fn inspect(conninfo: Arc<Conninfo>, wanted: Arc<inspecting::Wanted>) -
         Ok((connection, inspection, keys)) => Step::Inspected(connection, Box::new(inspection), keys),
         Err(failure) => Step::Broken(SessionEnd::Stream(failure)),
     }
+}
+
+/// Reads the holder key, linearizable. A step of the session: an answer from before it began says nothing.
+pub async fn read_holder(etcd: Arc<Etcd>, tenure: Tenure) -> Step {
+    let view = etcd.view().await;
+    Step::HolderRead(view.ok().map(|view| view.holder.is_some_and(|holder| holder.revision == tenure.revision)))
 }
 
 /// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.

@@ -21,15 +21,7 @@ impl Pipeline {
                 });
                 self.keepalive = Some(self.tasks.spawn(task));
             }
-            Effect::ReadHolder(tenure) => {
-                let etcd = self.etcd.clone();
-                self.tell(async move {
-                    let view = etcd.view().await;
-                    Input::HolderRead(
-                        view.ok().map(|view| view.holder.is_some_and(|holder| holder.revision == tenure.revision)),
-                    )
-                });
-            }
+            Effect::ReadHolder(tenure) => self.step(session::read_holder(self.etcd.clone(), tenure)),
             Effect::Release { tenure, handover, to } => {
                 if let Some(keepalive) = self.keepalive.take() {
                     keepalive.abort();

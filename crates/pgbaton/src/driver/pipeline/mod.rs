@@ -152,6 +152,7 @@ impl Pipeline {
                 self.reporter.inspected(&inspection);
                 Input::Inspected(inspection)
             }
+            Step::HolderRead(ours) => Input::HolderRead(ours),
             Step::Fenced(sink, read) => {
                 self.session.sink = Some(sink);
                 Input::SinkFenced(read)
