@@ -16,7 +16,7 @@ use pgbaton::{
     clock::{Timestamp, boottime},
     http::{Command, Refused, Server, Service, bind},
     metrics::{self, Meters, Operation},
-    status::{Board, PipelineState, Publisher, Reason, Role},
+    status::{Board, Publisher, Reason, Role, State},
 };
 use pgbaton_core::{Code, Moment, Term};
 use tokio::sync::mpsc;
@@ -87,7 +87,7 @@ impl Answer {
 
 fn streams(publisher: &Publisher, until: Moment) {
     publisher.publish(|status| {
-        status.state = PipelineState::Stream;
+        status.state = State::Stream;
         status.role = Role::Active;
         status.healthy = true;
         status.active_until = Some(until);
@@ -96,7 +96,7 @@ fn streams(publisher: &Publisher, until: Moment) {
 
 fn stands_by(publisher: &Publisher) {
     publisher.publish(|status| {
-        status.state = PipelineState::Standby;
+        status.state = State::Standby;
         status.role = Role::Standby;
         status.healthy = true;
         status.able_to_take_over = true;
@@ -148,7 +148,7 @@ fn probes_follow_the_role() {
     });
     assert_eq!(answers(), [200, 503, 503, 503, 503, 503]);
     driver.publish(|status| {
-        status.state = PipelineState::Quarantine;
+        status.state = State::Quarantine;
         status.role = Role::Quarantined;
         status.healthy = false;
     });
@@ -208,7 +208,7 @@ fn metrics_hold_the_gauges_of_the_status_and_the_counters_of_the_driver() {
     meters.changes(Operation::Insert, 40);
     meters.changes(Operation::Delete, 2);
     meters.commit(Duration::from_millis(4));
-    meters.takeover(pgbaton::status::Cause::HolderGone);
+    meters.takeover(pgbaton::status::Cause::LeaseExpired);
     meters.fenced();
     let text = worker.get("/metrics").body;
     for line in [
@@ -216,7 +216,7 @@ fn metrics_hold_the_gauges_of_the_status_and_the_counters_of_the_driver() {
         r#"pgbaton_term{pipeline="measured"} 12"#,
         r#"pgbaton_changes_total{pipeline="measured",op="insert"} 40"#,
         r#"pgbaton_changes_total{pipeline="measured",op="delete"} 2"#,
-        r#"pgbaton_takeovers_total{pipeline="measured",cause="holder_gone"} 1"#,
+        r#"pgbaton_takeovers_total{pipeline="measured",cause="lease_expired"} 1"#,
         r#"pgbaton_fenced_total{pipeline="measured"} 1"#,
         r#"pgbaton_commit_seconds_bucket{pipeline="measured",le="0.005"} 1"#,
         r#"pgbaton_commit_seconds_count{pipeline="measured"} 1"#,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgbaton::clock::Timestamp;
 use pgbaton::status::{
-    Board, Cause, Divergence, Gap, Lease, Peer, PipelineState, Published, Reason, Role, Server, Slot, Switch,
+    Board, Cause, Divergence, Gap, Lease, Peer, Published, Reason, Role, Server, Slot, State, Switch,
 };
 use pgbaton_core::{Code, Lsn, Moment, SystemIdentifier, Term, Timeline, Watermark};
 
@@ -52,7 +52,7 @@ fn every_filled_part_of_the_status_has_the_shape_of_the_interface() {
     let at = Timestamp::from(std::time::UNIX_EPOCH);
     let lsn = Lsn(0x16B_3748);
     board.publisher("orders").unwrap().publish(|status| {
-        status.state = PipelineState::SinkStalled;
+        status.state = State::SinkStalled;
         status.reasons = vec![Reason { code: Code::SinkStalled, since: at, detail: "no answer".to_owned() }];
         status.term = Some(Term(12));
         status.lease = Some(Lease { revision: 4711, ttl_ms: 10_000, ends_at: Moment(Duration::ZERO) });
@@ -79,7 +79,7 @@ fn every_filled_part_of_the_status_has_the_shape_of_the_interface() {
             at,
             from: Some("worker-2".to_owned()),
             to: "worker-1".to_owned(),
-            cause: Cause::HolderGone,
+            cause: Cause::LeaseExpired,
             took_ms: 412,
         });
         status.gap = Some(Gap {
@@ -118,7 +118,7 @@ fn every_filled_part_of_the_status_has_the_shape_of_the_interface() {
     assert_eq!(orders["watermark"], serde_json::json!({"timeline": 3, "lsn": "0/16B3748"}));
     assert_eq!(
         orders["last_switch"],
-        serde_json::json!({"at": epoch, "from": "worker-2", "to": "worker-1", "cause": "holder_gone", "took_ms": 412})
+        serde_json::json!({"at": epoch, "from": "worker-2", "to": "worker-1", "cause": "lease_expired", "took_ms": 412})
     );
     assert_eq!(
         orders["gap"],

@@ -18,6 +18,8 @@ mod tenure;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::Serialize;
+
 pub use facts::{
     ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Input, Inspection, Observation, SessionEnd,
     Successor,
@@ -44,7 +46,8 @@ pub struct Identity {
 }
 
 /// A state as status shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Nothing is known yet.
     Boot,
@@ -60,20 +63,41 @@ pub enum State {
     Recover,
     /// Streaming.
     Stream,
-    /// The sink accepts nothing.
+    /// The sink accepts nothing; the stream is closed on purpose, the lease is kept.
     SinkStalled,
     /// Closing.
     Drain,
     /// Waiting before standing by again.
     Cooldown,
-    /// Stopped on purpose.
+    /// Stopped on purpose until the cause is gone or a person decides.
     Quarantine,
-    /// Stopped for good.
+    /// Stopped for good: the last anybody sees of it is that it was closing.
+    #[serde(rename = "drain")]
     Gone,
 }
 
+impl State {
+    /// As it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Boot => "boot",
+            State::Standby => "standby",
+            State::Contend => "contend",
+            State::Inspect => "inspect",
+            State::Fence => "fence",
+            State::Recover => "recover",
+            State::Stream => "stream",
+            State::SinkStalled => "sink_stalled",
+            State::Drain | State::Gone => "drain",
+            State::Cooldown => "cooldown",
+            State::Quarantine => "quarantine",
+        }
+    }
+}
+
 /// How this worker came to stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Nobody held the lease before, as far as this worker has seen.
     Start,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use pgbaton_core::{Cause, ClaimPlan, Code, Gap, Inspection, Moment, SessionEnd, State, Switch, Worker};
+use pgbaton_core::{ClaimPlan, Code, Gap, Inspection, Moment, SessionEnd, State, Switch, Worker};
 use tracing::{info, warn};
 
 use super::looking::Extra;
@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::clock::Timestamp;
 use crate::coordination::Peers;
 use crate::metrics::Meters;
-use crate::status::{self, PipelineState, PipelineStatus, Publisher, Reason, Role};
+use crate::status::{self, PipelineStatus, Publisher, Reason, Role};
 
 /// A stream publishes its figures this often; a change of state is published at once.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -94,16 +94,11 @@ impl Reporter {
 
     /// The stream of a new owner has begun.
     pub fn switched(&mut self, switch: &Switch, meters: &Meters) {
-        let cause = match switch.cause {
-            Cause::Start => status::Cause::Start,
-            Cause::LeaseExpired => status::Cause::LeaseExpired,
-            Cause::Handover => status::Cause::Handover,
-        };
         let told = status::Switch {
             at: Timestamp::now(),
             from: switch.from.clone(),
             to: self.worker.clone(),
-            cause,
+            cause: switch.cause,
             took_ms: u64::try_from(switch.took.as_millis()).unwrap_or(u64::MAX),
         };
         let same = self
@@ -112,20 +107,20 @@ impl Reporter {
             .as_ref()
             .is_some_and(|last| (&last.from, last.cause, last.took_ms) == (&told.from, told.cause, told.took_ms));
         if !same {
-            meters.takeover(cause);
+            meters.takeover(switch.cause);
             self.status.last_switch = Some(told);
         }
     }
 
     /// The machine went from one state to another.
     pub fn moved(&mut self, pipeline: &str, worker: &Worker, before: State) {
-        let (from, to) = (shown(before), shown(worker.state()));
+        let (from, to) = (before, worker.state());
         if from != to {
             let term = worker.term().map(|term| term.0);
             let revision = worker.tenure().map(|tenure| tenure.revision);
-            info!(pipeline, ?from, ?to, term, revision, "state changed");
+            info!(pipeline, from = from.as_str(), to = to.as_str(), term, revision, "state changed");
         }
-        if to == PipelineState::Stream {
+        if to == State::Stream {
             self.last_end = None;
         }
         self.due = Moment::default();
@@ -226,7 +221,7 @@ impl Reporter {
                 Reason { code, since, detail }
             })
             .collect();
-        self.status.state = shown(state);
+        self.status.state = state;
         self.status.role = match state {
             State::Quarantine => Role::Quarantined,
             State::Boot => Role::Starting,
@@ -303,21 +298,5 @@ impl Reporter {
     /// Role and state as they were told last.
     pub fn told(&self) -> (&'static str, &'static str) {
         (self.status.role.as_str(), self.status.state.as_str())
-    }
-}
-
-fn shown(state: State) -> PipelineState {
-    match state {
-        State::Boot => PipelineState::Boot,
-        State::Standby => PipelineState::Standby,
-        State::Contend => PipelineState::Contend,
-        State::Inspect => PipelineState::Inspect,
-        State::Fence => PipelineState::Fence,
-        State::Recover => PipelineState::Recover,
-        State::Stream => PipelineState::Stream,
-        State::SinkStalled => PipelineState::SinkStalled,
-        State::Drain | State::Gone => PipelineState::Drain,
-        State::Cooldown => PipelineState::Cooldown,
-        State::Quarantine => PipelineState::Quarantine,
     }
 }

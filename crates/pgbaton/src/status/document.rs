@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use pgbaton_core::{Lsn, Moment, Term, Watermark};
 use serde::Serialize;
 
-use super::{
-    Counters, Divergence, Gap, Lag, Lease, Peer, PipelineState, Published, Reason, Role, Server, Sink, Slot, Switch,
-};
+use super::{Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, Role, Server, Sink, Slot, State, Switch};
 use crate::clock::Timestamp;
 
 /// The document of `GET /status`.
@@ -40,7 +38,7 @@ pub struct Coordination {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PipelineStatus {
     /// Where it stands in the protocol.
-    pub state: PipelineState,
+    pub state: State,
     /// What this worker is for it.
     pub role: Role,
     /// Whether this worker can do its role's job now.
@@ -91,7 +89,7 @@ impl PipelineStatus {
     /// A pipeline whose driver has not said anything yet.
     pub fn starting() -> Self {
         PipelineStatus {
-            state: PipelineState::Boot,
+            state: State::Boot,
             role: Role::Starting,
             healthy: false,
             reasons: Vec::new(),

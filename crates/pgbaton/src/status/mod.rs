@@ -4,10 +4,11 @@
 mod board;
 mod document;
 mod parts;
-mod words;
+mod role;
 
 pub use board::{Board, Publisher, STILL_AFTER};
 pub use document::{Coordination, PipelineStatus, WorkerStatus};
 pub(crate) use parts::remaining;
 pub use parts::{Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, Server, Sink, Slot, Switch};
-pub use words::{Cause, PipelineState, Role};
+pub use pgbaton_core::{Cause, State};
+pub use role::Role;
