@@ -90,6 +90,24 @@ struct Endpoint {
     client: Mutex<Option<Client>>,
 }
 
+impl Endpoint {
+    fn silent(&self) -> EtcdError {
+        EtcdError::Unreachable(format!("no answer from {} within {} ms", self.url, CALL_TIMEOUT.as_millis()))
+    }
+
+    fn classify(&self, error: Error) -> EtcdError {
+        let url = &self.url;
+        match error {
+            // The codes of gRPC that an etcd without leader, or one that goes down, answers with.
+            Error::GRpcStatus(status) if !matches!(status.code() as i32, 1 | 2 | 4 | 13 | 14) => {
+                EtcdError::Refused(format!("{} (from {url})", status.message()))
+            }
+            Error::GRpcStatus(status) => EtcdError::Unreachable(format!("{url}: {}", status.message())),
+            other => EtcdError::Unreachable(format!("{url}: {other}")),
+        }
+    }
+}
+
 impl Etcd {
     /// Reads certificates and keys; connects when first used. `prefix` is the pipeline's own, without a slash at its end.
     pub fn new(config: &CoordinationConfig, prefix: String) -> Result<Self, EtcdError> {
@@ -106,42 +124,30 @@ impl Etcd {
         format!("{}/{name}", self.prefix)
     }
 
-    /// A client of the endpoint in use, connected lazily.
-    pub async fn client(&self) -> Result<Client, EtcdError> {
-        let endpoint = &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()];
+    /// A client of the endpoint in use, connected lazily, and which endpoint that is.
+    pub async fn client(&self) -> (usize, Result<Client, EtcdError>) {
+        let at = self.at.load(Ordering::Relaxed);
+        let endpoint = &self.endpoints[at];
         let mut client = endpoint.client.lock().await;
         if let Some(client) = &*client {
-            return Ok(client.clone());
+            return (at, Ok(client.clone()));
         }
         let connecting = Client::connect([&endpoint.url], Some(endpoint.options.clone()));
         let connected = match tokio::time::timeout(CALL_TIMEOUT, connecting).await {
-            Ok(connected) => connected.map_err(|error| self.classify(error))?,
-            Err(_) => return Err(self.silent()),
+            Ok(Ok(connected)) => Ok(client.insert(connected).clone()),
+            Ok(Err(error)) => Err(endpoint.classify(error)),
+            Err(_) => Err(endpoint.silent()),
         };
-        Ok(client.insert(connected).clone())
+        (at, connected)
     }
 
-    /// Leaves the endpoint in use for the next one.
-    pub async fn rotate(&self) {
-        let at = self.at.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
-        // A fresh connection next time: the old one may hang on a server that is frozen.
-        *self.endpoints[at].client.lock().await = None;
-    }
-
-    fn silent(&self) -> EtcdError {
-        let endpoint = &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()];
-        EtcdError::Unreachable(format!("no answer from {} within {} ms", endpoint.url, CALL_TIMEOUT.as_millis()))
-    }
-
-    fn classify(&self, error: Error) -> EtcdError {
-        let url = &self.endpoints[self.at.load(Ordering::Relaxed) % self.endpoints.len()].url;
-        match error {
-            // The codes of gRPC that an etcd without leader, or one that goes down, answers with.
-            Error::GRpcStatus(status) if !matches!(status.code() as i32, 1 | 2 | 4 | 13 | 14) => {
-                EtcdError::Refused(format!("{} (from {url})", status.message()))
-            }
-            Error::GRpcStatus(status) => EtcdError::Unreachable(format!("{url}: {}", status.message())),
-            other => EtcdError::Unreachable(format!("{url}: {other}")),
+    /// Leaves this endpoint for the next one, unless somebody has left it already: two who fail on it at the same time
+    /// must not skip the one that works.
+    pub async fn leave(&self, at: usize) {
+        let next = (at + 1) % self.endpoints.len();
+        if self.at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // A fresh connection next time: the old one may hang on a server that is frozen.
+            *self.endpoints[at].client.lock().await = None;
         }
     }
 
@@ -151,15 +157,16 @@ impl Etcd {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
-        let answer = match self.client().await {
+        let (at, client) = self.client().await;
+        let answer = match client {
             Ok(client) => match tokio::time::timeout(CALL_TIMEOUT, call(client)).await {
-                Ok(answer) => answer.map_err(|error| self.classify(error)),
-                Err(_) => Err(self.silent()),
+                Ok(answer) => answer.map_err(|error| self.endpoints[at].classify(error)),
+                Err(_) => Err(self.endpoints[at].silent()),
             },
             Err(error) => Err(error),
         };
         if matches!(answer, Err(EtcdError::Unreachable(_))) {
-            self.rotate().await;
+            self.leave(at).await;
         }
         answer
     }

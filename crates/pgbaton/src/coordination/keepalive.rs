@@ -13,30 +13,32 @@ use crate::clock::boottime;
 /// How often the lease is renewed.
 const PERIOD: Duration = Duration::from_secs(2);
 
+/// After a failed round the next endpoint is asked, this soon.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Renews the lease and reads the holder key in every round until `tell` answers false or the lease is lost. Ended by
-/// dropping it.
+/// dropping it. `etcd` is this task's own: nobody else's failures move it from an endpoint that works.
 pub async fn keep_alive(etcd: Arc<Etcd>, tenure: Tenure, tell: impl Fn(Input) -> bool) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut channel = None;
     loop {
         ticks.tick().await;
-        // A failed round is repeated at once on the next endpoint: the tenure's own arithmetic says when to stop.
-        for _ in 0..3 {
+        // The tenure's own arithmetic says when to stop; until then every endpoint gets its turn.
+        let (input, goes_on) = loop {
             match round(&etcd, tenure, &mut channel).await {
-                Round::Alive(input) | Round::Lost(input @ Input::LeaseLost(_)) => {
-                    let lost = matches!(input, Input::LeaseLost(_));
-                    if !tell(input) || lost {
-                        return;
-                    }
-                    break;
-                }
-                Round::Lost(_) | Round::Failed => {
+                Round::Alive(input) => break (input, true),
+                Round::Lost(input) => break (input, false),
+                Round::Failed { at } => {
                     // A reply names no request: a late one must not be taken for the answer to the next.
                     channel = None;
-                    etcd.rotate().await;
+                    etcd.leave(at).await;
+                    tokio::time::sleep(AGAIN).await;
                 }
             }
+        };
+        if !tell(input) || !goes_on {
+            return;
         }
     }
 }
@@ -44,18 +46,18 @@ pub async fn keep_alive(etcd: Arc<Etcd>, tenure: Tenure, tell: impl Fn(Input) ->
 enum Round {
     Alive(Input),
     Lost(Input),
-    Failed,
+    Failed { at: usize },
 }
 
 type Channel = (LeaseKeeper, LeaseKeepAliveStream);
 
 async fn round(etcd: &Etcd, tenure: Tenure, channel: &mut Option<Channel>) -> Round {
     let asked_at = boottime();
-    let Ok(mut client) = etcd.client().await else { return Round::Failed };
+    let (at, client) = etcd.client().await;
+    let Ok(mut client) = client else { return Round::Failed { at } };
     let renewed = match timeout(CALL_TIMEOUT, renew(&mut client, tenure.lease_id, channel)).await {
         Ok(Ok(ttl)) => ttl,
-        Ok(Err(Error::LeaseKeepAliveError(_))) => Duration::ZERO,
-        Ok(Err(_)) | Err(_) => return Round::Failed,
+        Ok(Err(_)) | Err(_) => return Round::Failed { at },
     };
     if renewed.is_zero() {
         return Round::Lost(Input::LeaseLost("etcd says that the lease has ended".to_owned()));
@@ -65,15 +67,22 @@ async fn round(etcd: &Etcd, tenure: Tenure, channel: &mut Option<Channel>) -> Ro
             Round::Alive(Input::KeptAlive { asked_at, ttl: renewed })
         }
         Ok(Ok(_)) => Round::Lost(Input::LeaseLost("the holder key is not the one that this worker wrote".to_owned())),
-        Ok(Err(_)) | Err(_) => Round::Failed,
+        Ok(Err(_)) | Err(_) => Round::Failed { at },
     }
 }
 
+/// The TTL after the renewal; zero where the lease has ended.
 async fn renew(client: &mut Client, lease_id: i64, channel: &mut Option<Channel>) -> Result<Duration, Error> {
-    if channel.is_none() {
-        *channel = Some(client.lease_keep_alive(lease_id).await?);
-    }
-    let Some((keeper, replies)) = channel else { return Ok(Duration::ZERO) };
+    let (keeper, replies) = match channel {
+        Some(open) => open,
+        None => match client.lease_keep_alive(lease_id).await {
+            Ok(opened) => channel.insert(opened),
+            // The library says so, with this error and on opening alone, for a reply without a TTL.
+            Err(Error::LeaseKeepAliveError(_)) => return Ok(Duration::ZERO),
+            Err(error) => return Err(error),
+        },
+    };
+    // The same error on an open channel means that its connection is gone, and nothing about the lease.
     keeper.keep_alive().await?;
     let reply = replies.message().await?.ok_or_else(|| Error::WatchError("the keepalive stream ended".to_owned()))?;
     Ok(Duration::from_secs(u64::try_from(reply.ttl()).unwrap_or(0)))

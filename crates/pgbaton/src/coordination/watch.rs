@@ -44,7 +44,7 @@ pub async fn watch_holder(etcd: Arc<Etcd>, tell: impl Fn(Input) -> bool) {
 }
 
 async fn open(etcd: &Etcd, revision: i64) -> Option<WatchStream> {
-    let mut client = etcd.client().await.ok()?;
+    let mut client = etcd.client().await.1.ok()?;
     let options = WatchOptions::new().with_start_revision(revision);
     timeout(CALL_TIMEOUT, client.watch(etcd.key("holder"), Some(options))).await.ok()?.ok()
 }

@@ -15,7 +15,7 @@ impl Pipeline {
         match effect {
             Effect::Contend => self.contend(),
             Effect::KeepAlive(tenure) => {
-                let (etcd, facts) = (self.etcd.clone(), self.facts.0.clone());
+                let (etcd, facts) = (self.renewing.clone(), self.facts.0.clone());
                 let task = coordination::keep_alive(etcd, tenure, move |input| {
                     facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
                 });

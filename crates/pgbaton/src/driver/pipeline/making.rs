@@ -63,7 +63,9 @@ impl Pipeline {
             state: "boot".to_owned(),
         };
         let (peers_told, peers) = watch::channel(Peers::new());
-        let etcd = Arc::new(Etcd::new(&config.coordination, format!("{}/{name}", config.coordination.prefix))?);
+        let prefix_in_etcd = format!("{}/{name}", config.coordination.prefix);
+        let etcd = Arc::new(Etcd::new(&config.coordination, prefix_in_etcd.clone())?);
+        let renewing = Arc::new(Etcd::new(&config.coordination, prefix_in_etcd)?);
         let own = watch::Sender::new(own);
         let mut tasks = JoinSet::new();
         tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told));
@@ -79,6 +81,7 @@ impl Pipeline {
             orders,
             look_now: Arc::new(Notify::new()),
             etcd,
+            renewing,
             wanted: Arc::new(inspecting::Wanted {
                 slot: settings.postgres.slot.clone(),
                 publication: settings.postgres.publication.clone(),

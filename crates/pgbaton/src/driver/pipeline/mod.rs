@@ -56,6 +56,8 @@ pub struct Pipeline {
     orders: mpsc::Receiver<Command>,
     look_now: Arc<Notify>,
     etcd: Arc<Etcd>,
+    /// The keepalive's own.
+    renewing: Arc<Etcd>,
     conninfo: Arc<Conninfo>,
     wanted: Arc<inspecting::Wanted>,
     target: Arc<KafkaTarget>,
