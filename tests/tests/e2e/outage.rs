@@ -127,3 +127,22 @@ async fn without_etcd_the_stream_stops_in_time_and_goes_on_afterwards() -> Resul
     alone.act(|cluster| ETCD.iter().try_for_each(|member| cluster.start(member))).await?;
     alone.ends_well().await.map(drop)
 }
+
+/// Whoever keeps the lease asks the members that are left.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loss_of_any_one_etcd_member_changes_neither_owner_nor_session() -> Result<()> {
+    let alone = Alone::open().await?;
+    let before = alone.stage.standing().await?;
+    for member in ETCD {
+        alone.act(move |cluster| cluster.kill(member)).await?;
+        // Longer than a lease of 10 s may go without being renewed.
+        let transactions = alone.stage.load().counters().transactions;
+        while alone.stage.load().counters().transactions < transactions + 600 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let now = alone.stage.standing().await?;
+        assert_eq!((&now.worker, now.term), (&before.worker, before.term), "after {member} was killed");
+        alone.act(move |cluster| cluster.start(member)).await?;
+    }
+    alone.ends_well().await.map(drop)
+}
