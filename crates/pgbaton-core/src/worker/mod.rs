@@ -150,6 +150,15 @@ struct Quarantined {
     look_again: Moment,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Suspicion {
+    code: Code,
+    first: Moment,
+    last: Moment,
+    /// On how many connections.
+    times: u32,
+}
+
 /// A look at the slot counts as fresh for this long.
 const FRESH: Duration = Duration::from_secs(5);
 /// An answer of `/active` is true for this long after PostgreSQL named us.
@@ -182,8 +191,8 @@ pub struct Worker {
     in_chunks: bool,
     /// Topics that the stream asked for and the catalogue may not know any more.
     topics: BTreeSet<String>,
-    /// An identity verdict that waits to be confirmed: its code, when it was first seen, on how many connections.
-    suspicion: Option<(Code, Moment, u32)>,
+    /// An identity verdict that waits to be confirmed.
+    suspicion: Option<Suspicion>,
     named_until: Option<Moment>,
     term: Option<Term>,
     switch: Option<Switch>,

@@ -177,7 +177,6 @@ impl Worker {
         plan: ClaimPlan,
         effects: &mut Vec<Effect>,
     ) -> Step {
-        self.suspicion = None;
         // It was asked for one transaction; this session publishes that one.
         self.in_chunks = false;
         self.term = Some(plan.journal.term());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::facts::{ClaimPlan, Inspection, SessionEnd};
 use super::steps::Running;
-use super::{Effect, Input, Quarantined, Role, State, Switch, Worker};
+use super::{Effect, Input, Quarantined, Role, State, Suspicion, Switch, Worker};
 use crate::{Code, Gap, Lsn, Moment, Recorded, Tenure, Timeline};
 
 /// What follows when the lease is given back.
@@ -74,6 +74,8 @@ pub(super) struct InTenure {
 
 /// An identity verdict is believed after this time, on two connections.
 const IDENTITY: Duration = Duration::from_secs(10);
+/// A suspicion that did not come again for this long was another server's, or passing.
+const FORGET: Duration = Duration::from_secs(60);
 
 impl InTenure {
     pub(super) fn new(tenure: Tenure, cluster_id: String, began: Moment, switch: Switch) -> Self {
@@ -300,12 +302,15 @@ impl Worker {
         let of_identity =
             matches!(gap.code, Code::WrongCluster | Code::TimelineUnknown | Code::TimelineBackwards | Code::Diverged);
         if of_identity {
-            let (since, times) = match self.suspicion {
-                Some((code, since, times)) if code == gap.code => (since, times + 1),
-                _ => (now, 1),
+            // Some contradictions show only in a stream, after a claim: only time ends a suspicion.
+            let seen = match self.suspicion {
+                Some(seen) if seen.code == gap.code && now.since(seen.last) < FORGET => {
+                    Suspicion { last: now, times: seen.times + 1, ..seen }
+                }
+                _ => Suspicion { code: gap.code, first: now, last: now, times: 1 },
             };
-            self.suspicion = Some((gap.code, since, times));
-            if times < 2 || now.since(since) < IDENTITY {
+            self.suspicion = Some(seen);
+            if seen.times < 2 || now.since(seen.first) < IDENTITY {
                 self.notice = Some((gap.code, gap.text));
                 end(t, false, AfterSession::Retry, effects);
                 return;

@@ -503,6 +503,37 @@ fn an_identity_verdict_needs_ten_seconds_and_two_connections() {
     panic!("never quarantined");
 }
 
+/// It shows only after the claim, so a claim is no reason to forget the suspicion.
+#[test]
+fn a_stream_that_contradicts_what_was_published_again_and_again_quarantines() {
+    let mut bench = Bench::new();
+    bench.stream();
+    for second in 0..30 {
+        bench.tell(Input::Broken(SessionEnd::Contradiction(Gap {
+            code: Code::Diverged,
+            timeline: Timeline(0),
+            from_lsn: Lsn(900),
+            to_lsn: None,
+            text: "another transaction came in its place".into(),
+        })));
+        let effects = bench.tell(Input::SessionEnded);
+        if matches!(effects[..], [Effect::WriteVerdict(_), ..]) {
+            assert!(second >= 10, "after {second} seconds");
+            return;
+        }
+        bench.now = bench.now + Duration::from_secs(1);
+        bench.keep_alive();
+        bench.tell(Input::Tick);
+        bench.claim(read_after_one_session());
+        bench.tell(Input::HolderRead(Some(true)));
+        bench.tell(Input::Claimed);
+        bench.tell(Input::Started);
+        bench.observe(Some(MY_BACKEND), 900);
+        assert_eq!(bench.worker.state(), State::Stream);
+    }
+    panic!("never quarantined");
+}
+
 #[test]
 fn an_older_session_of_ours_is_asked_to_go_and_a_foreign_consumer_is_not() {
     let named = |name: &str| {

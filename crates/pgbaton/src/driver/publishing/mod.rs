@@ -37,13 +37,13 @@ pub struct Publishing {
     /// Decides.
     pub stream: Stream,
     /// Writes the progress records.
-    pub journal: Journal,
+    journal: Journal,
     /// From PostgreSQL.
-    pub connection: ReplicationConnection,
+    connection: ReplicationConnection,
     /// To Kafka.
     pub sink: KafkaSession,
     /// Primary keys of tables with REPLICA IDENTITY FULL, by OID.
-    pub keys: HashMap<u32, Vec<String>>,
+    keys: HashMap<u32, Vec<String>>,
     source: Source,
     meters: Meters,
     accepting: bool,
