@@ -89,6 +89,8 @@ codes! {
     Fenced = "fenced",
     /// etcd was restored or wiped.
     EtcdReset = "etcd_reset",
+    /// Somebody has paused the pipeline.
+    Paused = "paused",
     /// A Kafka transaction became visible in part.
     TornTransaction = "torn_transaction",
 }

@@ -2,7 +2,7 @@
 //! hashes is carried on.
 
 use crate::{
-    DivergenceMark, History, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, Position,
+    AcceptMark, DivergenceMark, History, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, Position,
     ProgressRecord, PublicationMark, RecordType, Resume, Term, Watermark, hash_of,
 };
 
@@ -70,6 +70,7 @@ fn blank(record_type: RecordType, session: &str, worker: &str, number: u64) -> P
         partial: None,
         torn: None,
         divergence: None,
+        accepted: None,
         publication: None,
         config_hash: None,
         kafka_cluster: None,
@@ -86,6 +87,15 @@ pub struct Journal {
     term: Term,
     number: u64,
     previous_hash: Option<String>,
+}
+
+/// What a claim tells consumers beside the new position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Published events that the server never had.
+    pub divergence: Option<DivergenceMark>,
+    /// Changes that are missing, and that somebody has accepted.
+    pub accepted: Option<AcceptMark>,
 }
 
 /// What the claim transaction writes behind its `open`.
@@ -108,26 +118,24 @@ impl Journal {
         self.term
     }
 
-    /// What ends the session's first transaction: a genesis where there was no progress, the marker of a divergence, and
-    /// the claim with the new position.
-    pub fn claim(
-        &mut self,
-        resume: &Resume,
-        first_start: bool,
-        divergence: Option<DivergenceMark>,
-        topics: Vec<String>,
-    ) -> ClaimRecords {
+    /// What ends the session's first transaction: a genesis where there was no progress, the markers, and the
+    /// claim with the new position.
+    pub fn claim(&mut self, resume: &Resume, first_start: bool, marks: Marks, topics: Vec<String>) -> ClaimRecords {
         let reached = Reached::from(resume);
         let mut progress = Vec::new();
         if first_start {
             progress.push(self.positioned(RecordType::Genesis, &reached, Vec::new()));
         }
+        let divergence = marks.divergence.map(|mark| ProgressRecord {
+            divergence: Some(mark),
+            ..self.unchained(RecordType::Divergence, &reached, Vec::new())
+        });
+        let accepted = marks.accepted.map(|mark| ProgressRecord {
+            accepted: Some(mark),
+            ..self.unchained(RecordType::Accept, &reached, Vec::new())
+        });
         let mut markers = Vec::new();
-        if let Some(divergence) = divergence {
-            let marker = ProgressRecord {
-                divergence: Some(divergence),
-                ..self.unchained(RecordType::Divergence, &reached, Vec::new())
-            };
+        for marker in [divergence, accepted].into_iter().flatten() {
             let marker = self.chained(marker);
             markers.push(marker.clone());
             progress.push(marker);
@@ -222,7 +230,8 @@ mod tests {
             from_lsn: Lsn(90),
             to_lsn: Lsn(100),
         };
-        let mut records = journal.claim(&resume(), true, Some(divergence), vec![]).progress;
+        let mut records =
+            journal.claim(&resume(), true, Marks { divergence: Some(divergence), accepted: None }, vec![]).progress;
         let types: Vec<_> = records.iter().map(|record| record.record_type).collect();
         assert_eq!(types, [RecordType::Genesis, RecordType::Divergence, RecordType::Claim]);
         assert_eq!(records[0].previous_hash.as_deref(), Some("before"));

@@ -1,5 +1,6 @@
 //! Every decision of pgbaton as plain data and plain functions: no clock, no socket, no task.
 
+mod acceptance;
 mod code;
 mod journal;
 mod lease;
@@ -14,8 +15,9 @@ mod timeline;
 mod verdict;
 mod worker;
 
+pub use acceptance::{AcceptMark, accept, accepts, can_be_accepted, without_contradiction};
 pub use code::Code;
-pub use journal::{ClaimRecords, Journal, Reached, SessionFacts, first_open};
+pub use journal::{ClaimRecords, Journal, Marks, Reached, SessionFacts, first_open};
 pub use lease::{Moment, Tenure};
 pub use lsn::{InvalidLsn, Lsn};
 pub use position::{EventId, InvalidEventId, Position, SystemIdentifier, Watermark};
@@ -31,5 +33,5 @@ pub use timeline::{Fork, History, MalformedHistory, Timeline};
 pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};
 pub use worker::{
     Cause, ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Identity, Input, Inspection,
-    Observation, SessionEnd, State, Successor, Switch, Worker,
+    Observation, PeerSeen, Policy, Replaced, Saying, SessionEnd, State, Successor, Switch, VerdictSeen, Worker,
 };

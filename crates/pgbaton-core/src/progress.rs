@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{EventId, History, Lsn, Position, Timeline, Watermark};
+use crate::{AcceptMark, EventId, History, Lsn, Position, Timeline, Watermark};
 
 /// The fencing number: the last recorded term + 1, committed by the claim of a session. It only rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -159,6 +159,9 @@ pub struct ProgressRecord {
     pub torn: Option<Torn>,
     /// The phantoms, in a `divergence`.
     pub divergence: Option<DivergenceMark>,
+    /// The gap that an `accept` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<AcceptMark>,
     /// The publication in force.
     pub publication: Option<PublicationMark>,
     /// Hash of what in the configuration changes routing or the set of rows.

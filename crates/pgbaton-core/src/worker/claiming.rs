@@ -1,9 +1,9 @@
 //! From what Fence read to what the claim says, or why there must be none.
 
-use super::facts::{ClaimPlan, FenceRead, Inspection};
+use super::facts::{ClaimPlan, FenceRead, Inspection, VerdictSeen};
 use crate::{
-    Code, Gap, Journal, LeaseMark, Lsn, ProgressRecord, PublicationMark, Recorded, SessionFacts, Term, Torn, Verdict,
-    judge, judge_first_start,
+    AcceptMark, Code, Gap, Journal, LeaseMark, Lsn, Marks, ProgressRecord, PublicationMark, Recorded, SessionFacts,
+    Term, Torn, Verdict, accept, accepts, judge, judge_first_start, without_contradiction,
 };
 
 /// Who claims, under which lease.
@@ -14,6 +14,16 @@ pub(super) struct Claimant<'a> {
     pub cluster_id: &'a str,
     pub revision: i64,
     pub in_chunks: bool,
+    /// The verdict that somebody has accepted.
+    pub accepted: Option<&'a VerdictSeen>,
+    /// Gaps are accepted without asking.
+    pub accept_gaps: bool,
+}
+
+impl Claimant<'_> {
+    fn accepts(&self, gap: &Gap) -> bool {
+        accepts(self.accept_gaps, self.accepted, gap)
+    }
 }
 
 /// The outcome of Fence.
@@ -36,6 +46,10 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         .is_some_and(|lease| lease.cluster_id == claimant.cluster_id && lease.revision > claimant.revision);
     let left = match clusters_left(claimant, last_record) {
         Ok(left) => left,
+        Err(gap) if claimant.accepts(&gap) => last_record
+            .and_then(|record| record.lease.as_ref())
+            .map(|lease| lease.left.iter().filter(|id| *id != claimant.cluster_id).cloned().collect())
+            .unwrap_or_default(),
         Err(gap) => return stop(gap, None),
     };
 
@@ -54,8 +68,19 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         Some(recorded) => judge(recorded, server, &inspection.slot),
         None => judge_first_start(server, &inspection.slot),
     };
-    let (resume, divergence) = match verdict {
-        Verdict::Continue(resume, divergence) => (resume, divergence),
+    let (resume, marks) = match verdict {
+        Verdict::Continue(mut resume, divergence) => {
+            let accepted = claimant.accepted.and_then(|accepted| without_contradiction(&mut resume, accepted));
+            (resume, Marks { divergence, accepted })
+        }
+        Verdict::Quarantine(gap) if claimant.accepts(&gap) => {
+            match accept(&gap, recorded.as_ref(), server, &inspection.slot) {
+                Verdict::Continue(resume, divergence) => {
+                    (resume, Marks { divergence, accepted: Some(AcceptMark::from(&gap)) })
+                }
+                Verdict::Quarantine(gap) => return stop(gap, recorded),
+            }
+        }
         Verdict::Quarantine(gap) => return stop(gap, recorded),
     };
     let Some(oid) = server.publication_oid else {
@@ -73,7 +98,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         lease: LeaseMark { cluster_id: claimant.cluster_id.to_owned(), revision: claimant.revision, left },
     };
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()));
-    let records = journal.claim(&resume, recorded.is_none(), divergence, inspection.topics.clone());
+    let records = journal.claim(&resume, recorded.is_none(), marks, inspection.topics.clone());
     let plan = Box::new(ClaimPlan {
         records,
         journal,

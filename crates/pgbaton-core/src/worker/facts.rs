@@ -18,6 +18,62 @@ pub struct Holder {
     pub url: String,
     /// Mod revision of the key.
     pub revision: i64,
+    /// The lease that the key hangs on.
+    pub lease_id: i64,
+    /// Its sink is fenced: a wrong guess about its death costs one aborted transaction, and no change.
+    pub fenced: bool,
+    /// Tenures since somebody streamed, this one included.
+    pub tenures: u32,
+}
+
+/// What replaces the holder key before its lease has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// Mod revision of the key that is replaced; another one is left alone.
+    pub revision: i64,
+    /// Its lease: revoked at once, else the loser's keepalives go on succeeding.
+    pub lease_id: i64,
+}
+
+/// What a holder says of the tenure that it is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saying {
+    /// It streams.
+    Streaming,
+    /// It does what it can to stream.
+    Trying,
+    /// It does not hold that tenure, or is giving it back.
+    NotTrying,
+}
+
+/// What another worker's status key says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSeen {
+    /// The worker's name.
+    pub worker: String,
+    /// Its boot nonce.
+    pub nonce: String,
+    /// When its key was first seen at its present revision.
+    pub moved_at: Moment,
+    /// It stands by.
+    pub standby: bool,
+    /// It reaches a writable leader with a sound slot.
+    pub postgres: bool,
+    /// It reaches Kafka.
+    pub kafka: bool,
+}
+
+/// The `verdict` key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerdictSeen {
+    /// The code of the gap.
+    pub code: Code,
+    /// Where it begins.
+    pub from_lsn: Lsn,
+    /// Where it ends.
+    pub to_lsn: Option<Lsn>,
+    /// Somebody has accepted exactly this one.
+    pub accepted: bool,
 }
 
 /// The `successor` key: written in the same transaction that deletes the holder key of a planned hand-over.
@@ -38,6 +94,10 @@ pub struct HolderView {
     pub holder: Option<Holder>,
     /// The successor key, if there is one.
     pub successor: Option<Successor>,
+    /// Somebody has paused the pipeline.
+    pub paused: bool,
+    /// The verdict that stopped the pipeline, if one does.
+    pub verdict: Option<VerdictSeen>,
 }
 
 /// One look at the server over the ordinary connection.
@@ -154,6 +214,25 @@ pub enum Input {
     Tick,
     /// etcd shows this.
     HolderSeen(HolderView),
+    /// The holder of the tenure `revision` was heard, on this worker's own connection to it.
+    HolderHeard {
+        /// The tenure that was asked about.
+        revision: i64,
+        /// What it says of it.
+        saying: Saying,
+    },
+    /// That connection has ended, and the holder did not answer a new one within 250 ms.
+    HolderUnheard {
+        /// The tenure that was asked about.
+        revision: i64,
+    },
+    /// This worker's own status key was written, and the others' read.
+    PeersSeen {
+        /// The other workers.
+        peers: Vec<PeerSeen>,
+        /// Another process writes the status key of this worker's name: says which.
+        namesake: Option<String>,
+    },
     /// etcd does not answer, or the watch is broken: what was seen is not to be believed any more.
     CoordinationLost(String),
     /// The holder key is ours.
@@ -220,8 +299,13 @@ pub enum Input {
 /// What a worker asks for. Each is answered by inputs, whose names follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Grant a lease and put the holder key where there is none: Won, NotWon.
-    Contend,
+    /// Grant a lease and put the holder key, where there is none or in the place of one: Won, NotWon.
+    Contend {
+        /// The key that is replaced on evidence that its holder is gone.
+        replacing: Option<Replaced>,
+        /// Tenures since somebody streamed, to be written into the key.
+        tenures: u32,
+    },
     /// Keep this tenure alive until it is released: KeptAlive, LeaseLost.
     KeepAlive(Tenure),
     /// Read the holder key, linearizable, and compare its revision: HolderRead.

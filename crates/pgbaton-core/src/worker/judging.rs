@@ -1,7 +1,7 @@
 //! Verdicts while nothing runs: when a worker in quarantine may try again, and what it says meanwhile.
 
-use super::{Effect, Input, LOOK_AGAIN, Observation, Quarantined, Role, Worker};
-use crate::{Code, Gap, Moment, SlotState};
+use super::{Effect, Input, LOOK_AGAIN, Observation, Quarantined, Role, VerdictSeen, Worker};
+use crate::{Code, Gap, Moment, SlotState, accepts};
 
 /// What a new look means for a worker in quarantine.
 enum Look {
@@ -21,6 +21,9 @@ impl Worker {
         input: Input,
         effects: &mut Vec<Effect>,
     ) -> Role {
+        if self.may_go_on_with(&quarantined.gap) {
+            return Role::Standby;
+        }
         let Input::Observed { observation, .. } = input else {
             return Role::Quarantine(Box::new(quarantined));
         };
@@ -42,6 +45,17 @@ impl Worker {
                 Role::Quarantine(Box::new(Quarantined { gap, ..quarantined }))
             }
         }
+    }
+}
+
+impl Worker {
+    /// The verdict that somebody has accepted, whoever came to it.
+    pub(super) fn accepted(&self) -> Option<&VerdictSeen> {
+        self.view.as_ref()?.verdict.as_ref().filter(|verdict| verdict.accepted)
+    }
+
+    fn may_go_on_with(&self, gap: &Gap) -> bool {
+        accepts(self.policy.accept_gaps, self.accepted(), gap)
     }
 }
 

@@ -10,6 +10,7 @@
 //! before all others: a tenure whose time may be up is over, whatever the input says.
 
 mod claiming;
+mod evidence;
 mod facts;
 mod judging;
 mod steps;
@@ -20,9 +21,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use evidence::Evidence;
 pub use facts::{
-    ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Input, Inspection, Observation, SessionEnd,
-    Successor,
+    ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Input, Inspection, Observation, PeerSeen,
+    Replaced, Saying, SessionEnd, Successor, VerdictSeen,
 };
 use tenure::{AfterRelease, AfterSession, InTenure, Step};
 
@@ -43,6 +45,19 @@ pub struct Identity {
     pub database: String,
     /// Hash of what in the configuration changes routing or the set of rows.
     pub config_hash: String,
+}
+
+/// What an operator decides for a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How long the slot may be idle before a holder that does not try is replaced.
+    pub takeover_grace: Duration,
+    /// The sink refuses older sessions: only then may anything go on, or be taken, without the lease.
+    pub fenced: bool,
+    /// Go on through an outage of etcd while slot and sink hold (`slot-guarded`); else stop in time (`strict`).
+    pub slot_guarded: bool,
+    /// Accept a gap without asking anybody (`on_gap = "accept"`).
+    pub accept_gaps: bool,
 }
 
 /// A state as status shows it.
@@ -105,6 +120,12 @@ pub enum Cause {
     LeaseExpired,
     /// The holder handed over.
     Handover,
+    /// The holder's connection ended, it does not answer, and the slot is free.
+    HolderGone,
+    /// The slot was idle, and the holder does not try to stream.
+    HolderIdle,
+    /// Nothing has been heard of the holder, by any way, while etcd answers.
+    HolderSilent,
 }
 
 impl Cause {
@@ -114,6 +135,9 @@ impl Cause {
             Cause::Start => "start",
             Cause::LeaseExpired => "lease_expired",
             Cause::Handover => "handover",
+            Cause::HolderGone => "holder_gone",
+            Cause::HolderIdle => "holder_idle",
+            Cause::HolderSilent => "holder_silent",
         }
     }
 }
@@ -133,10 +157,19 @@ pub struct Switch {
 enum Role {
     Boot,
     Standby,
-    Contend { since: Moment },
+    /// With the evidence, where a holder is replaced; and when the first sign was seen.
+    Contend {
+        began: Moment,
+        evidence: Option<Cause>,
+    },
     Tenure(Box<InTenure>),
-    Releasing { then: AfterRelease },
-    Cooldown { since: Moment, until: Moment },
+    Releasing {
+        then: AfterRelease,
+    },
+    Cooldown {
+        since: Moment,
+        until: Moment,
+    },
     Quarantine(Box<Quarantined>),
     Gone,
 }
@@ -167,19 +200,34 @@ const NAMED: Duration = Duration::from_millis(2500);
 const ABSENT: Duration = Duration::from_secs(5);
 /// A named successor goes first for this long.
 const SUCCESSOR_FIRST: Duration = Duration::from_secs(1);
+/// A status key that has not moved for this long belongs to a worker that does not answer.
+const PEER_MOVES: Duration = Duration::from_secs(3);
 /// A worker in quarantine looks whether the cause is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Another worker, and since when it has been reaching what this one may have lost.
+#[derive(Debug)]
+struct Peer {
+    seen: PeerSeen,
+    postgres_since: Option<Moment>,
+    kafka_since: Option<Moment>,
+}
 
 /// One worker's part in one pipeline.
 #[derive(Debug)]
 pub struct Worker {
     identity: Identity,
+    policy: Policy,
     role: Role,
     leaving: bool,
     view: Option<HolderView>,
     /// The last holder seen, and when its key was first seen gone.
     last_holder: Option<Holder>,
     absent_since: Option<Moment>,
+    /// About the last holder seen.
+    evidence: Option<Evidence>,
+    peers: Vec<Peer>,
+    namesake: Option<String>,
     observed_at: Option<Moment>,
     observed: Option<Observation>,
     failure: Option<Failure>,
@@ -200,14 +248,18 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that knows nothing yet.
-    pub fn new(identity: Identity) -> Self {
+    pub fn new(identity: Identity, policy: Policy) -> Self {
         Worker {
             identity,
+            policy,
             role: Role::Boot,
             leaving: false,
             view: None,
             last_holder: None,
             absent_since: None,
+            evidence: None,
+            peers: Vec::new(),
+            namesake: None,
             observed_at: None,
             observed: None,
             failure: None,
@@ -231,7 +283,7 @@ impl Worker {
         let role = std::mem::replace(&mut self.role, Role::Gone);
         self.role = match role {
             Role::Boot | Role::Standby => self.in_standby(now, effects),
-            Role::Contend { since } => self.in_contend(now, since, input, effects),
+            Role::Contend { began, evidence } => self.in_contend(now, began, evidence, input, effects),
             Role::Tenure(tenure) => self.in_tenure(now, *tenure, input, effects),
             Role::Releasing { then } => self.in_releasing(now, then, input),
             Role::Cooldown { since, until } if now >= until || (self.nobody_holds() && now.since(since) >= ABSENT) => {
@@ -255,7 +307,7 @@ impl Worker {
             // A worker in quarantine is woken by every look at the slot.
             Role::Boot | Role::Contend { .. } | Role::Releasing { .. } | Role::Quarantine(_) | Role::Gone => None,
             Role::Standby if self.nobody_holds() => self.absent_since.map(|since| since + SUCCESSOR_FIRST),
-            Role::Standby => None,
+            Role::Standby => self.evidence.as_ref().and_then(|evidence| evidence.deadline(self.policy.takeover_grace)),
             Role::Cooldown { since, until } if self.nobody_holds() => Some((*until).min(*since + ABSENT)),
             Role::Cooldown { until, .. } => Some(*until),
             Role::Tenure(tenure) => Some(tenure.deadline()),
@@ -279,9 +331,9 @@ impl Worker {
     /// PostgreSQL has named this worker as the slot's reader, and that is true until then.
     pub fn active_until(&self) -> Option<Moment> {
         match &self.role {
-            Role::Tenure(tenure) if tenure.is_streaming() => {
-                self.named_until.map(|until| until.min(tenure.tenure.stop_at()))
-            }
+            Role::Tenure(tenure) if tenure.is_streaming() => self
+                .named_until
+                .map(|until| if tenure.is_guarded() { until } else { until.min(tenure.tenure.stop_at()) }),
             _ => None,
         }
     }
@@ -309,6 +361,32 @@ impl Worker {
             Role::Tenure(tenure) => Some(tenure.tenure),
             _ => None,
         }
+    }
+
+    /// Since when this worker goes on without etcd, guarded by slot and sink alone.
+    pub fn guarded_since(&self) -> Option<Moment> {
+        match &self.role {
+            Role::Tenure(tenure) => tenure.guarded_since,
+            _ => None,
+        }
+    }
+
+    /// By when everything has to be closed unless the lease is renewed; none without a tenure, or while no lease counts.
+    pub fn closed_by(&self) -> Option<Moment> {
+        match &self.role {
+            Role::Tenure(tenure) if !tenure.is_guarded() => Some(tenure.tenure.closed_by()),
+            _ => None,
+        }
+    }
+
+    /// PostgreSQL answers, and the server that answers is a leader.
+    pub fn reaches_postgres(&self, now: Moment) -> bool {
+        self.sees_leader(now)
+    }
+
+    /// Nothing says that Kafka does not answer.
+    pub fn reaches_kafka(&self) -> bool {
+        self.sink.is_none()
     }
 
     /// The holder, as far as etcd shows.
@@ -351,6 +429,12 @@ impl Worker {
         if let Some(detail) = &self.coordination {
             reasons.push((Code::EtcdUnreachable, detail.clone()));
         }
+        if let Some(detail) = &self.namesake {
+            reasons.push((Code::DuplicateWorker, detail.clone()));
+        }
+        if self.is_paused() {
+            reasons.push((Code::Paused, "the pipeline is paused; pgbaton resume lets it go on".to_owned()));
+        }
         for reason in [&self.sink, &self.notice].into_iter().flatten() {
             if !reasons.iter().any(|(code, _)| *code == reason.0) {
                 reasons.push(reason.clone());
@@ -373,6 +457,9 @@ impl Worker {
                     Some(holder) => {
                         self.last_holder = Some(holder.clone());
                         self.absent_since = None;
+                        if !self.evidence.as_ref().is_some_and(|evidence| evidence.is_about(holder)) {
+                            self.evidence = Some(Evidence::new(holder.clone(), now));
+                        }
                     }
                     None => {
                         self.absent_since.get_or_insert(now);
@@ -393,19 +480,64 @@ impl Worker {
                         detail: "the server that answers is a standby".to_owned(),
                         kind: FailureKind::Passing,
                     });
+                    self.lost_sight();
                 } else {
                     self.failure = None;
                     self.observed_at = Some(*asked_at);
                     self.observed = Some(observation.clone());
+                    if let Some(evidence) = &mut self.evidence {
+                        evidence.observed(*asked_at, observation);
+                    }
                 }
             }
-            Input::NotObserved(failure) => self.failure = Some(failure.clone()),
+            Input::NotObserved(failure) => {
+                self.failure = Some(failure.clone());
+                self.lost_sight();
+            }
+            Input::HolderHeard { revision, saying } => {
+                if let Some(evidence) = &mut self.evidence {
+                    evidence.heard(now, *revision, *saying);
+                }
+            }
+            Input::HolderUnheard { revision } => {
+                if let Some(evidence) = &mut self.evidence {
+                    evidence.unheard(now, *revision);
+                }
+            }
+            Input::PeersSeen { peers, namesake } => {
+                if let Some(evidence) = &mut self.evidence {
+                    evidence.peers(now, peers);
+                }
+                self.namesake.clone_from(namesake);
+                self.peers = peers.iter().map(|peer| self.followed(now, peer)).collect();
+            }
             Input::SinkProbed(answer) => {
                 self.sink = answer.as_ref().err().map(|detail| (Code::KafkaUnreachable, detail.clone()));
             }
             Input::Shutdown => self.leaving = true,
             _ => {}
         }
+    }
+
+    fn lost_sight(&mut self) {
+        if let Some(evidence) = &mut self.evidence {
+            evidence.lost_sight();
+        }
+    }
+
+    /// A peer with the time since when it reaches what it reaches.
+    fn followed(&self, now: Moment, peer: &PeerSeen) -> Peer {
+        let before = self.peers.iter().find(|known| known.seen.nonce == peer.nonce);
+        let since = |reaches: bool, before: Option<Moment>| reaches.then(|| before.unwrap_or(now));
+        Peer {
+            postgres_since: since(peer.postgres, before.and_then(|known| known.postgres_since)),
+            kafka_since: since(peer.kafka, before.and_then(|known| known.kafka_since)),
+            seen: peer.clone(),
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.paused)
     }
 
     fn nobody_holds(&self) -> bool {
@@ -416,28 +548,46 @@ impl Worker {
         self.failure.is_none() && self.observed_at.is_some_and(|at| now.since(at) <= FRESH)
     }
 
-    /// Standing by: contend when the key is absent, the leader is in sight and no named successor goes first.
+    /// Standing by: contend when the key is absent and no named successor goes first, or on evidence that its holder does
+    /// not stream any more.
     fn in_standby(&mut self, now: Moment, effects: &mut Vec<Effect>) -> Role {
         let Some(view) = &self.view else { return Role::Standby };
-        if self.leaving {
+        if self.leaving || view.paused || self.namesake.is_some() || !self.sees_leader(now) {
             return Role::Standby;
         }
-        if view.holder.is_some() || !self.sees_leader(now) {
-            return Role::Standby;
+        let tenures = self.evidence.as_ref().map_or(1, Evidence::next_tenures);
+        let Some(holder) = &view.holder else {
+            let somebody_else = view.successor.as_ref().is_some_and(|successor| {
+                successor.worker.as_ref().is_some_and(|worker| *worker != self.identity.worker)
+                    && self.last_holder.as_ref().is_some_and(|holder| holder.revision == successor.follows)
+            });
+            let waited = self.absent_since.is_some_and(|since| now.since(since) >= SUCCESSOR_FIRST);
+            if somebody_else && !waited {
+                return Role::Standby;
+            }
+            effects.push(Effect::Contend { replacing: None, tenures });
+            return Role::Contend { began: self.absent_since.unwrap_or(now), evidence: None };
+        };
+        let Some(evidence) = self.evidence.as_mut().filter(|_| self.policy.fenced) else { return Role::Standby };
+        if let Some(conviction) = evidence.convicts(now, self.policy.takeover_grace) {
+            let replacing = Some(Replaced { revision: holder.revision, lease_id: holder.lease_id });
+            effects.push(Effect::Contend { replacing, tenures });
+            return Role::Contend { began: conviction.began, evidence: Some(conviction.cause) };
         }
-        let somebody_else = view.successor.as_ref().is_some_and(|successor| {
-            successor.worker.as_ref().is_some_and(|worker| *worker != self.identity.worker)
-                && self.last_holder.as_ref().is_some_and(|holder| holder.revision == successor.follows)
-        });
-        let waited = self.absent_since.is_some_and(|since| now.since(since) >= SUCCESSOR_FIRST);
-        if somebody_else && !waited {
-            return Role::Standby;
+        if evidence.look_closer(now) {
+            effects.push(Effect::Observe);
         }
-        effects.push(Effect::Contend);
-        Role::Contend { since: now }
+        Role::Standby
     }
 
-    fn in_contend(&mut self, now: Moment, since: Moment, input: Input, effects: &mut Vec<Effect>) -> Role {
+    fn in_contend(
+        &mut self,
+        now: Moment,
+        began: Moment,
+        evidence: Option<Cause>,
+        input: Input,
+        effects: &mut Vec<Effect>,
+    ) -> Role {
         match input {
             Input::Won { lease_id, revision, ttl, asked_at, cluster_id } => {
                 let tenure = Tenure::new(lease_id, revision, ttl, asked_at);
@@ -447,14 +597,14 @@ impl Worker {
                     });
                 let switch = Switch {
                     from: self.last_holder.as_ref().map(|holder| holder.worker.clone()),
-                    cause: match (&self.last_holder, handed_over) {
+                    cause: match (&self.last_holder, evidence) {
                         (None, _) => Cause::Start,
-                        (Some(_), true) => Cause::Handover,
-                        (Some(_), false) => Cause::LeaseExpired,
+                        (Some(_), Some(cause)) => cause,
+                        (Some(_), None) if handed_over => Cause::Handover,
+                        (Some(_), None) => Cause::LeaseExpired,
                     },
                     took: Duration::ZERO,
                 };
-                let began = self.absent_since.unwrap_or(since);
                 let mut in_tenure = InTenure::new(tenure, cluster_id, began, switch);
                 effects.push(Effect::KeepAlive(tenure));
                 if self.leaving {
@@ -468,7 +618,7 @@ impl Worker {
             }
             // Lost by a hair, or etcd did not answer: the watch tells what is true now.
             Input::NotWon => Role::Cooldown { since: now, until: now + Duration::from_millis(500) },
-            _ => Role::Contend { since },
+            _ => Role::Contend { began, evidence },
         }
     }
 

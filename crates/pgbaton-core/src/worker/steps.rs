@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::claiming::{Claimant, Claiming, decide};
 use super::facts::{ClaimPlan, Failure, FailureKind, FenceRead, Inspection};
 use super::tenure::{AfterSession, InTenure, Step, end, release};
-use super::{Effect, Input, NAMED, Observation, Worker};
+use super::{Effect, FRESH, Input, NAMED, Observation, Worker};
 use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState};
 
 /// Time for a walsender of ours to go: twice the wal_sender_timeout that we set.
@@ -31,12 +31,16 @@ pub(super) struct Running {
 }
 
 impl Worker {
+    fn goes_on_guarded(&self, t: &InTenure) -> bool {
+        self.policy.fenced && self.policy.slot_guarded && t.claimed
+    }
+
     pub(super) fn step(&mut self, now: Moment, t: &mut InTenure, input: Input, effects: &mut Vec<Effect>) {
         let step = std::mem::replace(&mut t.step, Step::Inspecting);
         t.step = match (step, input) {
             (Step::Inspecting, Input::Inspected(inspection)) => return self.inspected(now, t, inspection, effects),
             (Step::Freeing { look_again }, _) if now >= look_again => {
-                effects.push(Effect::EndSession { commit: false, by: t.tenure.closed_by() });
+                effects.push(Effect::EndSession { commit: false, by: t.closed_by(now) });
                 Step::Ending(AfterSession::Retry)
             }
             (Step::VerifyingBeforeFence(inspection), Input::HolderRead(Some(true))) => {
@@ -44,7 +48,20 @@ impl Worker {
                 Step::Fencing(inspection)
             }
             (Step::VerifyingBeforeClaim(inspection, plan), Input::HolderRead(Some(true))) => {
-                effects.push(Effect::Claim(plan.clone()));
+                t.claims(&plan, effects);
+                Step::Claiming(inspection, plan)
+            }
+            // etcd is silent, and what stands in the way of a second holder are slot and sink: slot and claim fence a new
+            // session of whoever claimed last, if that is still us.
+            (Step::VerifyingBeforeFence(inspection), Input::HolderRead(None)) if self.goes_on_guarded(t) => {
+                t.unverified = true;
+                effects.push(Effect::Fence);
+                Step::Fencing(inspection)
+            }
+            (Step::VerifyingBeforeClaim(inspection, plan), Input::HolderRead(None))
+                if self.goes_on_guarded(t) && t.claimed_last =>
+            {
+                t.claims(&plan, effects);
                 Step::Claiming(inspection, plan)
             }
             (
@@ -53,12 +70,15 @@ impl Worker {
             ) => {
                 let after = if answer.is_none() { AfterSession::Retry } else { release(false, None) };
                 t.step = Step::Inspecting;
-                return end(t, false, after, effects);
+                return end(t, now, false, after, effects);
             }
             (Step::Fencing(inspection), Input::SinkFenced(read)) => {
                 return self.fenced(now, t, inspection, &read, effects);
             }
-            (Step::Claiming(inspection, plan), Input::Claimed) => self.claimed(now, t, *inspection, *plan, effects),
+            (Step::Claiming(inspection, plan), Input::Claimed) => {
+                t.claimed = true;
+                self.claimed(now, t, *inspection, *plan, effects)
+            }
             (Step::Starting { running, give_up, .. }, Input::Started) => {
                 effects.push(Effect::Observe);
                 Step::Checking { running, give_up }
@@ -68,7 +88,7 @@ impl Worker {
                     Step::Starting { running, give_up, again: Some(now + Duration::from_millis(200)) }
                 } else {
                     self.failure = Some(failure);
-                    effects.push(Effect::EndSession { commit: false, by: t.tenure.closed_by() });
+                    effects.push(Effect::EndSession { commit: false, by: t.closed_by(now) });
                     Step::Ending(AfterSession::Retry)
                 }
             }
@@ -80,7 +100,7 @@ impl Worker {
                 return self.checked(now, t, running, give_up, asked_at, &observation, durable, effects);
             }
             (Step::Checking { give_up, .. }, _) if now >= give_up => {
-                effects.push(Effect::EndSession { commit: false, by: t.tenure.closed_by() });
+                effects.push(Effect::EndSession { commit: false, by: t.closed_by(now) });
                 Step::Ending(AfterSession::Retry)
             }
             (Step::Streaming(running), input) => return self.streaming(now, t, running, input, effects),
@@ -106,7 +126,7 @@ impl Worker {
         inspection.topics.extend(known);
         let retry = |this: &mut Self, t: &mut InTenure, code, detail: &str, effects: &mut Vec<Effect>| {
             this.failure = Some(Failure { code, detail: detail.to_owned(), kind: FailureKind::Passing });
-            end(t, false, AfterSession::Retry, effects);
+            end(t, now, false, AfterSession::Retry, effects);
         };
         if inspection.in_recovery {
             return retry(self, t, Code::InRecovery, "the server that answers is a standby", effects);
@@ -118,7 +138,7 @@ impl Worker {
             t.tenure.revision,
         );
         match (reader, inspection.reader_pid) {
-            (Reader::Newer, _) => end(t, false, release(false, None), effects),
+            (Reader::Newer, _) => end(t, now, false, release(false, None), effects),
             (Reader::Foreign, _) => retry(
                 self,
                 t,
@@ -146,12 +166,19 @@ impl Worker {
         effects: &mut Vec<Effect>,
     ) {
         self.sink = None;
+        t.claimed_last = read.position.as_ref().is_some_and(|(record, _)| t.sessions.contains(&record.session));
+        if std::mem::take(&mut t.unverified) && !t.claimed_last {
+            self.notice = Some((Code::Fenced, "another session has claimed while etcd was out of reach".to_owned()));
+            return end(t, now, false, release(false, None), effects);
+        }
         let claimant = Claimant {
             worker: &self.identity.worker,
             config_hash: &self.identity.config_hash,
             cluster_id: &t.cluster_id,
             revision: t.tenure.revision,
             in_chunks: self.in_chunks,
+            accepted: self.accepted(),
+            accept_gaps: self.policy.accept_gaps,
         };
         match decide(&claimant, &inspection, read) {
             Claiming::Quarantine(refusal) => {
@@ -232,7 +259,7 @@ impl Worker {
                 t.step = Step::Checking { running, give_up };
             } else {
                 t.step = Step::Inspecting;
-                end(t, false, AfterSession::Retry, effects);
+                end(t, now, false, AfterSession::Retry, effects);
             }
             return;
         }
@@ -280,7 +307,7 @@ impl Worker {
                     if observation.publication_oid != running.inspected.server.publication_oid {
                         // Dropped, or made anew: the verdict of the next session names it.
                         t.step = Step::Streaming(running);
-                        return end(t, false, AfterSession::Retry, effects);
+                        return end(t, now, false, AfterSession::Retry, effects);
                     }
                     let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
                     if let Some(gap) = running.overtaken(&slot, durable) {
@@ -299,7 +326,7 @@ impl Worker {
                             kind: FailureKind::Passing,
                         });
                         t.step = Step::Streaming(running);
-                        return end(t, false, AfterSession::Retry, effects);
+                        return end(t, now, false, AfterSession::Retry, effects);
                     }
                 }
             }
@@ -308,9 +335,11 @@ impl Worker {
             }
             _ => {}
         }
-        if running.close_by.is_some_and(|by| now >= by) {
+        // Without a lease only what PostgreSQL says now counts.
+        let unnamed = t.is_guarded() && self.named_until.is_none_or(|until| now >= until + FRESH);
+        if unnamed || running.close_by.is_some_and(|by| now >= by) {
             t.step = Step::Streaming(running);
-            return end(t, false, AfterSession::Retry, effects);
+            return end(t, now, false, AfterSession::Retry, effects);
         }
         if now >= running.checkpoint_due {
             running.checkpoint_due = now + CHECKPOINT;

@@ -1,10 +1,11 @@
 //! Inside a tenure: sessions begin and end while the lease is kept.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::facts::{ClaimPlan, Inspection, SessionEnd};
 use super::steps::Running;
-use super::{Effect, Input, Quarantined, Role, State, Suspicion, Switch, Worker};
+use super::{Effect, Input, PEER_MOVES, Peer, Quarantined, Role, State, Suspicion, Switch, Worker};
 use crate::{Code, Gap, Lsn, Moment, Recorded, Tenure, Timeline};
 
 /// What follows when the lease is given back.
@@ -67,6 +68,16 @@ pub(super) struct InTenure {
     pub began: Moment,
     pub switch: Option<Switch>,
     pub streamed: Option<Moment>,
+    /// A claim was committed in this tenure.
+    pub claimed: bool,
+    /// The sessions of this tenure that have tried to claim, the last few.
+    pub sessions: VecDeque<String>,
+    /// Progress as it was last read ends in a claim of this tenure.
+    pub claimed_last: bool,
+    /// The session that is being made had no answer from etcd.
+    pub unverified: bool,
+    /// Since when no lease counts, and slot and sink are the only fences.
+    pub guarded_since: Option<Moment>,
     /// The first of the failures that have come without a stream between them.
     pub failing_since: Option<Moment>,
     pub failures: u32,
@@ -76,6 +87,16 @@ pub(super) struct InTenure {
 const IDENTITY: Duration = Duration::from_secs(10);
 /// A suspicion that did not come again for this long was another server's, or passing.
 const FORGET: Duration = Duration::from_secs(60);
+/// Sessions of a tenure that are remembered; only the last one whose outcome was told, and those after it, matter.
+const REMEMBERED: usize = 16;
+/// Without etcd nobody watches us: it ends at some time.
+const GUARDED_AT_MOST: Duration = Duration::from_secs(15 * 60);
+/// Time to close a session while no lease counts.
+const CLOSE_GUARDED: Duration = Duration::from_secs(3);
+/// Another worker has been reaching a leader that we do not, for this long.
+const LEADER_LOST: Duration = Duration::from_secs(5);
+/// Another worker has been reaching Kafka that we do not, for this long.
+const SINK_LOST: Duration = Duration::from_secs(10);
 
 impl InTenure {
     pub(super) fn new(tenure: Tenure, cluster_id: String, began: Moment, switch: Switch) -> Self {
@@ -86,6 +107,11 @@ impl InTenure {
             began,
             switch: Some(switch),
             streamed: None,
+            claimed: false,
+            sessions: VecDeque::new(),
+            claimed_last: false,
+            unverified: false,
+            guarded_since: None,
             failing_since: None,
             failures: 0,
         }
@@ -117,9 +143,27 @@ impl InTenure {
         matches!(self.step, Step::Streaming(_))
     }
 
+    /// Asks for the claim, and remembers whose it is: its outcome may never be told.
+    pub(super) fn claims(&mut self, plan: &ClaimPlan, effects: &mut Vec<Effect>) {
+        self.sessions.extend(plan.records.progress.last().map(|claim| claim.session.clone()));
+        if self.sessions.len() > REMEMBERED {
+            self.sessions.pop_front();
+        }
+        effects.push(Effect::Claim(Box::new(plan.clone())));
+    }
+
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guarded_since.is_some()
+    }
+
+    /// By when what is being closed has to be closed.
+    pub(super) fn closed_by(&self, now: Moment) -> Moment {
+        if self.is_guarded() { now + CLOSE_GUARDED } else { self.tenure.closed_by() }
+    }
+
     /// At the latest when the tenure has to stop; sooner where a step waits for time.
     pub(super) fn deadline(&self) -> Moment {
-        let end = self.tenure.stop_at();
+        let end = self.guarded_since.map_or(self.tenure.stop_at(), |since| since + GUARDED_AT_MOST);
         match &self.step {
             Step::Freeing { look_again } => end.min(*look_again),
             Step::Starting { again: Some(again), .. } => end.min(*again),
@@ -148,16 +192,45 @@ pub(super) fn release(handover: bool, to: Option<String>) -> AfterSession {
 }
 
 impl Worker {
-    /// A tenure whose time may be up is over, whatever the input says.
+    /// A tenure whose time may be up is over, whatever the input says. But for an outage of etcd, where slot and sink are
+    /// fences enough: without a quorum nobody else can win a lease, and if only we are cut off, the new holder frees the
+    /// slot and fences our producer.
     pub(super) fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        // Silence of etcd was seen: a process that was stopped and continued has seen nothing, and stops.
+        let guarded = self.policy.fenced && self.policy.slot_guarded && self.coordination.is_some();
         if let Role::Tenure(tenure) = &mut self.role
             && now >= tenure.tenure.stop_at()
             && !matches!(tenure.step, Step::Ending(AfterSession::Release(_)))
         {
+            if guarded && tenure.claimed {
+                tenure.guarded_since.get_or_insert(now);
+            }
+            if tenure.guarded_since.is_some_and(|since| now.since(since) < GUARDED_AT_MOST) {
+                return;
+            }
             self.notice = Some((Code::EtcdUnreachable, "the lease could not be renewed in time".to_owned()));
-            let commit = now < tenure.tenure.closed_by();
-            end(tenure, commit, release(false, None), effects);
+            let commit = tenure.is_guarded() || now < tenure.tenure.closed_by();
+            end(tenure, now, commit, release(false, None), effects);
         }
+    }
+
+    /// Another worker can do what this one alone cannot.
+    fn better_placed(&self, now: Moment, t: &InTenure) -> Option<String> {
+        let failing = t.failing_since?;
+        let reaches = |peer: &Peer| match &t.step {
+            Step::Streaming(_) => None,
+            Step::Stalled { .. } => self.sink.as_ref().and(peer.kafka_since).map(|since| since + SINK_LOST),
+            _ if !self.sees_leader(now) => peer.postgres_since.map(|since| since + LEADER_LOST),
+            _ => None,
+        };
+        let patience = if matches!(t.step, Step::Stalled { .. }) { SINK_LOST } else { LEADER_LOST };
+        let fit = |peer: &&Peer| {
+            peer.seen.standby
+                && now.since(peer.seen.moved_at) < PEER_MOVES
+                && now.since(failing) >= patience
+                && reaches(peer).is_some_and(|from| now >= from)
+        };
+        self.peers.iter().find(fit).map(|peer| peer.seen.worker.clone())
     }
 
     pub(super) fn in_tenure(&mut self, now: Moment, mut t: InTenure, input: Input, effects: &mut Vec<Effect>) -> Role {
@@ -165,10 +238,15 @@ impl Worker {
             return self.in_ending(now, t, input, effects);
         }
         match input {
-            Input::KeptAlive { asked_at, ttl } => t.tenure.renewed(asked_at, ttl),
+            Input::KeptAlive { asked_at, ttl } => {
+                t.tenure.renewed(asked_at, ttl);
+                if now < t.tenure.stop_at() {
+                    t.guarded_since = None;
+                }
+            }
             Input::LeaseLost(detail) => {
                 self.notice = Some((Code::Fenced, detail));
-                end(&mut t, false, release(false, None), effects);
+                end(&mut t, now, false, release(false, None), effects);
             }
             // A view from before our own write says nothing about it.
             Input::HolderSeen(view)
@@ -176,12 +254,18 @@ impl Worker {
                     && view.holder.as_ref().map(|holder| holder.revision) != Some(t.tenure.revision) =>
             {
                 self.notice = Some((Code::Fenced, "the holder key was taken away or overwritten".to_owned()));
-                end(&mut t, false, release(false, None), effects);
+                end(&mut t, now, false, release(false, None), effects);
             }
-            Input::Shutdown => end(&mut t, true, release(true, None), effects),
-            Input::Handover(to) => end(&mut t, true, release(true, to), effects),
+            Input::HolderSeen(view) if view.paused => end(&mut t, now, true, release(false, None), effects),
+            Input::Shutdown => end(&mut t, now, true, release(true, None), effects),
+            Input::Handover(to) => end(&mut t, now, true, release(true, to), effects),
             Input::Broken(broken) => self.broken(now, &mut t, broken, effects),
             other => self.step(now, &mut t, other, effects),
+        }
+        if !matches!(t.step, Step::Ending(AfterSession::Release(_)))
+            && let Some(peer) = self.better_placed(now, &t)
+        {
+            end(&mut t, now, true, release(true, Some(peer)), effects);
         }
         Role::Tenure(Box::new(t))
     }
@@ -207,6 +291,7 @@ impl Worker {
                 match after {
                     AfterSession::Retry => t.step = t.back_off(now),
                     AfterSession::ProbeSink => {
+                        t.failing_since.get_or_insert(now);
                         t.step = Step::Stalled { probe: now + Duration::from_secs(1), pause: Duration::from_secs(1) };
                     }
                     AfterSession::Release(then) => return self.give_back(now, &t, then, effects),
@@ -274,7 +359,7 @@ impl Worker {
             }
             SessionEnd::Contradiction(gap) => return self.contradicted(now, t, gap, effects),
         };
-        end(t, false, after, effects);
+        end(t, now, false, after, effects);
     }
 
     /// What the server sends cannot follow what was published.
@@ -312,7 +397,7 @@ impl Worker {
             self.suspicion = Some(seen);
             if seen.times < 2 || now.since(seen.first) < IDENTITY {
                 self.notice = Some((gap.code, gap.text));
-                end(t, false, AfterSession::Retry, effects);
+                end(t, now, false, AfterSession::Retry, effects);
                 return;
             }
         }
@@ -320,14 +405,14 @@ impl Worker {
         let seen_on =
             inspection.map(|inspection| (inspection.server.system_identifier, inspection.server.history.current()));
         let quarantined = Box::new(Quarantined { gap, recorded, seen_on, look_again: now });
-        end(t, false, AfterSession::Release(AfterRelease::Quarantine(quarantined)), effects);
+        end(t, now, false, AfterSession::Release(AfterRelease::Quarantine(quarantined)), effects);
     }
 }
 
 /// Closes the session; what follows is known beforehand.
-pub(super) fn end(t: &mut InTenure, commit: bool, after: AfterSession, effects: &mut Vec<Effect>) {
+pub(super) fn end(t: &mut InTenure, now: Moment, commit: bool, after: AfterSession, effects: &mut Vec<Effect>) {
     if !matches!(t.step, Step::Ending(_)) {
-        effects.push(Effect::EndSession { commit, by: t.tenure.closed_by() });
+        effects.push(Effect::EndSession { commit, by: t.closed_by(now) });
     }
     t.step = Step::Ending(after);
 }
