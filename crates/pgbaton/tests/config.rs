@@ -90,7 +90,7 @@ fn what_is_not_said_has_the_documented_default() {
     assert_eq!(config.http.listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.coordination.prefix, "/pgbaton");
     assert_eq!(config.coordination.lease_ttl, Duration::from_secs(10));
-    assert_eq!(config.coordination.on_loss.as_str(), "strict");
+    assert_eq!(config.coordination.on_loss.as_str(), "slot-guarded");
     let orders = &config.pipelines["orders"];
     assert_eq!(orders.takeover_grace, Duration::from_secs(1));
     assert_eq!(orders.kafka.atomic_up_to, 100_000);
@@ -220,7 +220,7 @@ listen = "8080"
 [coordination]
 endpoints = ["http://127.0.0.1:2379"]
 lease_ttl = "10"
-on_loss = "slot-guarded"
+on_loss = "loose"
 [pipelines.orders]
 slot = "orders"
 [pipelines.orders.postgres]
@@ -243,7 +243,7 @@ atomic_up_to = -1
     let expected = [
         r#"w.toml:3: http.listen: found "8080"; allowed: IP:PORT"#,
         r#"w.toml:6: coordination.lease_ttl: found "10"; allowed: a time from 7s to 600s"#,
-        r#"w.toml:7: coordination.on_loss: found "slot-guarded", which is not available in this version; allowed: "strict""#,
+        r#"w.toml:7: coordination.on_loss: found "loose"; allowed: "slot-guarded", "strict""#,
         r#"w.toml:13: pipelines.orders.postgres.slot: found "Orders"; allowed: 1 to 63 of the characters a-z 0-9 _"#,
         r#"w.toml:10: pipelines.orders.postgres.publication: missing; allowed: the name of a publication"#,
         r#"w.toml:15: pipelines.orders.kafka.brokers: found the number 9092; allowed: a text in quotes"#,
@@ -335,7 +335,7 @@ fn what_this_version_has_not_is_refused_and_not_ignored() {
         ("[coordination]", "[coordination]\nbackend = \"none\"", "coordination.backend"),
         (
             "[pipelines.orders.postgres]",
-            "[pipelines.orders]\non_gap = \"accept\"\n[pipelines.orders.postgres]",
+            "[pipelines.orders]\non_gap = \"resnapshot\"\n[pipelines.orders.postgres]",
             "pipelines.orders.on_gap",
         ),
         (

@@ -44,15 +44,19 @@ choices! {
 
     /// What the holder does when etcd does not answer.
     OnLoss:
+        /// It goes on while the slot and a fenced sink are its own, 15 minutes at most.
+        SlotGuarded = "slot-guarded",
         /// It stops in time, before its lease can end.
         Strict = "strict";
-        later: "slot-guarded"
+        later:
 
     /// What happens when changes are gone.
     OnGap:
         /// Quarantine, until a person decides.
-        Halt = "halt";
-        later: "accept", "resnapshot"
+        Halt = "halt",
+        /// Go on behind what is missing, and say so in the markers.
+        Accept = "accept";
+        later: "resnapshot"
 
     /// Whether publication waits for standbys of PostgreSQL.
     StandbyBarrier:

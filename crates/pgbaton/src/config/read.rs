@@ -82,7 +82,7 @@ fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
     }
     let prefix = section.or("prefix", "/pgbaton", rules::etcd_prefix);
     let lease_ttl = section.or("lease_ttl", "10s", rules::lease_ttl);
-    let on_loss = section.or("on_loss", OnLoss::Strict.as_str(), OnLoss::parse);
+    let on_loss = section.or("on_loss", OnLoss::SlotGuarded.as_str(), OnLoss::parse);
     Some(CoordinationConfig {
         backend: backend?,
         endpoints: endpoints?,

@@ -9,12 +9,12 @@ use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, PutOptions,
     TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
-use pgbaton_core::{Holder, HolderView, Moment, Successor};
+use pgbaton_core::{Code, Holder, HolderView, Lsn, Moment, Successor, Timeline, VerdictSeen};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::clock::boottime;
-use crate::config::CoordinationConfig;
+use crate::config::{CoordinationConfig, Delivery};
 
 /// One call may take this long before its endpoint is given up on.
 pub const CALL_TIMEOUT: Duration = Duration::from_millis(1200);
@@ -48,6 +48,44 @@ pub struct HolderValue {
     pub tenures: u32,
 }
 
+impl HolderValue {
+    /// Only a sink that refuses older sessions lets anybody go on, or take over, without the lease.
+    fn is_fenced(&self) -> bool {
+        self.delivery == Delivery::ExactlyOnce.as_str()
+    }
+}
+
+/// The value of the verdict key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictValue {
+    /// Why the pipeline is stopped.
+    pub code: Code,
+    /// The timeline of the range.
+    pub timeline: Timeline,
+    /// What is missing starts behind this LSN ...
+    pub from_lsn: Lsn,
+    /// ... and ends here, if that is known.
+    pub to_lsn: Option<Lsn>,
+    /// For a person.
+    pub text: String,
+    /// Who came to it.
+    pub worker: String,
+    /// When, RFC 3339 in UTC.
+    pub at: String,
+    /// Set by whoever accepts exactly this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
+}
+
+/// An acceptance: the next claimer whose own verdict is the same goes on where it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The worker that was asked.
+    pub by: String,
+    /// When, RFC 3339 in UTC.
+    pub at: String,
+}
+
 /// The value of the successor key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SuccessorValue {
@@ -66,11 +104,9 @@ pub struct Granted {
     pub asked_at: Moment,
 }
 
-/// A key with its value and mod revision.
+/// The value of a key, and its mod revision.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// The whole key.
-    pub key: String,
     /// Its value.
     pub value: Vec<u8>,
     /// Mod revision.
@@ -199,16 +235,23 @@ impl Etcd {
         .await
     }
 
-    /// Puts the holder key under the lease if there is none. Answers with its mod revision and etcd's cluster id; none
-    /// where somebody else has it. Not repeated: after an error the outcome is unknown.
-    pub async fn take_holder(&self, lease_id: i64, value: &HolderValue) -> Result<Option<(i64, String)>, EtcdError> {
+    /// Puts the holder key under the lease if there is none, or in the place of the one at mod revision `replacing`.
+    /// Answers with its mod revision and etcd's cluster id; none where somebody else has it. Not repeated: after an error
+    /// the outcome is unknown.
+    pub async fn take_holder(
+        &self,
+        lease_id: i64,
+        value: &HolderValue,
+        replacing: Option<i64>,
+    ) -> Result<Option<(i64, String)>, EtcdError> {
         let key = self.key("holder");
         let bytes = serde_json::to_vec(value).expect("strings and numbers always serialise");
-        let txn = Txn::new().when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)]).and_then([TxnOp::put(
-            key,
-            bytes,
-            Some(PutOptions::new().with_lease(lease_id)),
-        )]);
+        let guard = match replacing {
+            Some(revision) => Compare::mod_revision(key.clone(), CompareOp::Equal, revision),
+            None => Compare::create_revision(key.clone(), CompareOp::Equal, 0),
+        };
+        let txn =
+            Txn::new().when([guard]).and_then([TxnOp::put(key, bytes, Some(PutOptions::new().with_lease(lease_id)))]);
         self.once(|mut client| async move {
             let answer = client.txn(txn).await?;
             let header = answer.header().map(|header| (header.revision(), header.cluster_id()));
@@ -241,9 +284,10 @@ impl Etcd {
         self.anywhere(|mut client| async move { client.lease_revoke(lease_id).await.map(drop) }).await
     }
 
-    /// Holder and successor, linearizable, at one revision.
+    /// All that workers go by, linearizable, at one revision.
     pub async fn view(&self) -> Result<HolderView, EtcdError> {
-        let txn = Txn::new().and_then([TxnOp::get(self.key("holder"), None), TxnOp::get(self.key("successor"), None)]);
+        let read = |name| TxnOp::get(self.key(name), None);
+        let txn = Txn::new().and_then([read("holder"), read("successor"), read("paused"), read("verdict")]);
         let answer = self
             .anywhere(|mut client| {
                 let txn = txn.clone();
@@ -252,19 +296,30 @@ impl Etcd {
             .await?;
         let revision = answer.header().map_or(0, |header| header.revision());
         let mut found = answer.op_responses().into_iter().map(|response| match response {
-            TxnOpResponse::Get(get) => get.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision())),
+            TxnOpResponse::Get(get) => get.kvs().first().cloned(),
             _ => None,
         });
-        let holder = found.next().flatten().map(|(value, revision)| match serde_json::from_slice(&value) {
-            Ok(HolderValue { worker, nonce, url, .. }) => Holder { worker, nonce, url, revision },
-            // Written by hand: somebody holds it all the same, and it is not us.
-            Err(_) => Holder { worker: "unknown".into(), nonce: String::new(), url: String::new(), revision },
-        });
-        let successor = found.next().flatten().and_then(|(value, _)| {
-            let SuccessorValue { worker, follows } = serde_json::from_slice(&value).ok()?;
+        let mut next = || found.next().flatten();
+        let holder = next().map(|kv| holder(kv.value(), kv.mod_revision(), kv.lease()));
+        let successor = next().and_then(|kv| {
+            let SuccessorValue { worker, follows } = serde_json::from_slice(kv.value()).ok()?;
             Some(Successor { worker, follows })
         });
-        Ok(HolderView { revision, holder, successor })
+        let paused = next().is_some();
+        let verdict = next().and_then(|kv| {
+            let VerdictValue { code, from_lsn, to_lsn, accepted, .. } = serde_json::from_slice(kv.value()).ok()?;
+            Some(VerdictSeen { code, from_lsn, to_lsn, accepted: accepted.is_some() })
+        });
+        Ok(HolderView { revision, holder, successor, paused, verdict })
+    }
+
+    /// Puts a key in the place of what it was at mod revision `revision`. Answers whether it still was.
+    pub async fn replace(&self, name: &str, value: Vec<u8>, revision: i64) -> Result<bool, EtcdError> {
+        let key = self.key(name);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key.clone(), CompareOp::Equal, revision)])
+            .and_then([TxnOp::put(key, value, None)]);
+        self.once(|mut client| async move { client.txn(txn).await.map(|answer| answer.succeeded()) }).await
     }
 
     /// Puts a key; under a lease if one is given.
@@ -311,12 +366,32 @@ impl Etcd {
                 async move { client.get(key, below.then(|| GetOptions::new().with_prefix())).await }
             })
             .await?;
-        let stored = |kv: &etcd_client::KeyValue| Stored {
-            key: String::from_utf8_lossy(kv.key()).into_owned(),
-            value: kv.value().to_vec(),
-            revision: kv.mod_revision(),
-        };
+        let stored = |kv: &etcd_client::KeyValue| Stored { value: kv.value().to_vec(), revision: kv.mod_revision() };
         Ok(answer.kvs().iter().map(stored).collect())
+    }
+}
+
+fn holder(value: &[u8], revision: i64, lease_id: i64) -> Holder {
+    match serde_json::from_slice::<HolderValue>(value) {
+        Ok(value) => Holder {
+            fenced: value.is_fenced(),
+            worker: value.worker,
+            nonce: value.nonce,
+            url: value.url,
+            revision,
+            lease_id,
+            tenures: value.tenures,
+        },
+        // Written by hand: somebody holds it all the same, and it is not us.
+        Err(_) => Holder {
+            worker: "unknown".into(),
+            nonce: String::new(),
+            url: String::new(),
+            revision,
+            lease_id,
+            fenced: false,
+            tenures: 1,
+        },
     }
 }
 

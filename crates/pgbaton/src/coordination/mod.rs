@@ -1,11 +1,13 @@
 //! etcd: the lease that chooses who should try, and the tasks that keep us informed of it.
 
 mod etcd;
+mod follow;
 mod keepalive;
 mod peers;
 mod watch;
 
-pub use etcd::{Etcd, EtcdError, HolderValue};
+pub use etcd::{Accepted, Etcd, EtcdError, Granted, HolderValue, VerdictValue};
+pub use follow::{Followed, follow};
 pub use keepalive::keep_alive;
 pub use peers::{Peers, WorkerValue, exchange};
 pub use watch::watch_holder;

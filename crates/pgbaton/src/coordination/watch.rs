@@ -45,7 +45,9 @@ pub async fn watch_holder(etcd: Arc<Etcd>, tell: impl Fn(Input) -> bool) {
 
 async fn open(etcd: &Etcd, revision: i64) -> Option<WatchStream> {
     let mut client = etcd.client().await.1.ok()?;
-    let options = WatchOptions::new().with_start_revision(revision);
+    // From `holder` to before `workers/`: `paused`, `successor` and `verdict` lie between, and nothing that moves all the
+    // time does.
+    let options = WatchOptions::new().with_start_revision(revision).with_range(etcd.key("workers/"));
     timeout(CALL_TIMEOUT, client.watch(etcd.key("holder"), Some(options))).await.ok()?.ok()
 }
 

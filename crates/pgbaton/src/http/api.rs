@@ -13,7 +13,7 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{App, Command, Problem, Refused, Service, probe::unknown_pipeline, server::Connection};
+use super::{Answer, App, Command, Problem, Service, probe::unknown_pipeline, server::Connection};
 use crate::secret::Secret;
 
 /// A body that takes longer to arrive is not a command.
@@ -27,23 +27,64 @@ struct Handover {
     to: Option<String>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 pub(super) async fn handover(
+    app: App,
+    connection: Extension<Connection>,
+    pipeline: Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    command(app, connection, pipeline, request, |Handover { to }, answer| Command::Handover { to, answer }).await
+}
+
+pub(super) async fn pause(
+    app: App,
+    connection: Extension<Connection>,
+    pipeline: Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    command(app, connection, pipeline, request, |Nothing {}, answer| Command::Pause(answer)).await
+}
+
+pub(super) async fn resume(
+    app: App,
+    connection: Extension<Connection>,
+    pipeline: Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    command(app, connection, pipeline, request, |Nothing {}, answer| Command::Resume(answer)).await
+}
+
+pub(super) async fn accept_gap(
+    app: App,
+    connection: Extension<Connection>,
+    pipeline: Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    command(app, connection, pipeline, request, |Nothing {}, answer| Command::AcceptGap(answer)).await
+}
+
+async fn command<T: Default + serde::de::DeserializeOwned>(
     State(shared): App,
     Extension(connection): Extension<Connection>,
     Path(pipeline): Path<String>,
     request: Request,
+    make: impl FnOnce(T, Answer) -> Command,
 ) -> Result<Response, Problem> {
     let service = &shared.service;
     authorise(service, &connection, request.headers())?;
     let Some(commands) = service.commands.get(&pipeline) else {
         return Err(unknown_pipeline(&service.board, &pipeline));
     };
-    let Handover { to } = body(request).await?;
+    let body = body(request).await?;
     let (answer, answered) = oneshot::channel();
     let silent = |what: &str| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_answer", what).fix("look at /status and try again")
     };
-    commands.try_send(Command::Handover { to, answer }).map_err(|_| silent("the pipeline takes no commands now"))?;
+    commands.try_send(make(body, answer)).map_err(|_| silent("the pipeline takes no commands now"))?;
     match timeout(ANSWER_TIME, answered).await {
         Ok(Ok(Ok(()))) => Ok((StatusCode::ACCEPTED, Json(service.board.status())).into_response()),
         Ok(Ok(Err(refused))) => Ok((StatusCode::CONFLICT, Json(refused)).into_response()),
@@ -51,25 +92,10 @@ pub(super) async fn handover(
     }
 }
 
-/// A command that the interface names and this version has not.
-pub(super) async fn not_available(
-    State(shared): App,
-    Extension(connection): Extension<Connection>,
-    request: Request,
-) -> Result<Response, Problem> {
-    authorise(&shared.service, &connection, request.headers())?;
-    let refused = Refused {
-        code: "not_available",
-        message: "this command is not available in this version".to_owned(),
-        fix: "stop the worker instead; a later version will know it".to_owned(),
-        holder_url: None,
-    };
-    Ok((StatusCode::CONFLICT, Json(refused)).into_response())
-}
-
 async fn body<T: Default + serde::de::DeserializeOwned>(request: Request) -> Result<T, Problem> {
     let bad = |what: String| {
-        Problem::new(StatusCode::BAD_REQUEST, "bad_request", what).fix("send {} or {\"to\": \"WORKER\"}")
+        Problem::new(StatusCode::BAD_REQUEST, "bad_request", what)
+            .fix("send {}; a hand-over also takes {\"to\": \"WORKER\"}")
     };
     let bytes = timeout(BODY_TIME, Bytes::from_request(request, &())).await;
     match bytes {

@@ -11,9 +11,18 @@ pub enum Command {
         /// To whom; to any that is able when it is not said.
         to: Option<String>,
         /// Whether it was begun.
-        answer: oneshot::Sender<Result<(), Refused>>,
+        answer: Answer,
     },
+    /// Stop the pipeline on every worker, until somebody resumes it.
+    Pause(Answer),
+    /// Let a paused pipeline go on.
+    Resume(Answer),
+    /// Accept the verdict that has stopped the pipeline.
+    AcceptGap(Answer),
 }
+
+/// Tells whether a command was begun.
+pub type Answer = oneshot::Sender<Result<(), Refused>>;
 
 /// Why a command was not begun: not a fault, an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]

@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
-pub use command::{Command, Refused};
+pub use command::{Answer, Command, Refused};
 pub use server::{Bound, Server, bind};
 
 use crate::{metrics, status::Board};
@@ -63,9 +63,9 @@ fn router(service: Service, most_streams: usize) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/events", get(events::events))
         .route("/api/v1/pipelines/{pipeline}/handover", post(api::handover))
-        .route("/api/v1/pipelines/{pipeline}/pause", post(api::not_available))
-        .route("/api/v1/pipelines/{pipeline}/resume", post(api::not_available))
-        .route("/api/v1/pipelines/{pipeline}/gap/accept", post(api::not_available))
+        .route("/api/v1/pipelines/{pipeline}/pause", post(api::pause))
+        .route("/api/v1/pipelines/{pipeline}/resume", post(api::resume))
+        .route("/api/v1/pipelines/{pipeline}/gap/accept", post(api::accept_gap))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")

@@ -1,24 +1,21 @@
 //! Carries out what the machine asks for. Every wish is answered by a fact.
 
-use pgbaton_core::{Effect, Gap, Input, Term};
+use pgbaton_core::{Effect, Gap, Input, Replaced, Term};
 use pgbaton_postgres::catalog::Claimant;
 use tracing::{error, warn};
 
 use super::super::looking;
 use super::super::session::{self, Session, Step};
-use super::making::random_hex;
+use super::making::{random_hex, telling};
 use super::{Fact, PROBE_LIMIT, Pipeline};
-use crate::coordination;
+use crate::coordination::{self, Granted, VerdictValue};
 
 impl Pipeline {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Contend => self.contend(),
+            Effect::Contend { replacing, tenures } => self.contend(replacing, tenures),
             Effect::KeepAlive(tenure) => {
-                let (etcd, facts) = (self.renewing.clone(), self.facts.0.clone());
-                let task = coordination::keep_alive(etcd, tenure, move |input| {
-                    facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
-                });
+                let task = coordination::keep_alive(self.renewing.clone(), tenure, telling(&self.facts.0));
                 self.keepalive = Some(self.tasks.spawn(task));
             }
             Effect::ReadHolder(tenure) => self.step(session::read_holder(self.etcd.clone(), tenure)),
@@ -119,19 +116,21 @@ impl Pipeline {
         });
     }
 
-    fn contend(&mut self) {
-        self.holder_value.tenures += 1;
+    fn contend(&mut self, replacing: Option<Replaced>, tenures: u32) {
+        self.holder_value.tenures = tenures;
         let (etcd, value, ttl) = (self.etcd.clone(), self.holder_value.clone(), self.lease_ttl);
         self.tell(async move {
             let Ok(granted) = etcd.grant(ttl).await else { return Input::NotWon };
-            match etcd.take_holder(granted.id, &value).await {
-                Ok(Some((revision, cluster_id))) => Input::Won {
-                    lease_id: granted.id,
-                    revision,
-                    ttl: granted.ttl,
-                    asked_at: granted.asked_at,
-                    cluster_id,
-                },
+            match etcd.take_holder(granted.id, &value, replacing.map(|replaced| replaced.revision)).await {
+                Ok(Some((revision, cluster_id))) => {
+                    if let Some(Replaced { lease_id, .. }) = replacing.filter(|replaced| replaced.lease_id != 0) {
+                        // Nobody waits for it: the loser sees the key as well.
+                        let etcd = etcd.clone();
+                        tokio::spawn(async move { etcd.revoke(lease_id).await });
+                    }
+                    let Granted { id: lease_id, ttl, asked_at } = granted;
+                    Input::Won { lease_id, revision, ttl, asked_at, cluster_id }
+                }
                 // Lost, or unknown: if the key was written after all, it goes with its lease.
                 Ok(None) | Err(_) => {
                     let _ = etcd.revoke(granted.id).await;
@@ -150,13 +149,21 @@ impl Pipeline {
             to = gap.to_lsn.map(tracing::field::display),
             "quarantine: {}", gap.text
         );
-        let value = serde_json::json!({
-            "code": gap.code, "timeline": gap.timeline, "from_lsn": gap.from_lsn, "to_lsn": gap.to_lsn,
-            "text": gap.text, "worker": self.holder_value.worker, "at": crate::clock::Timestamp::now(),
-        });
+        let value = VerdictValue {
+            code: gap.code,
+            timeline: gap.timeline,
+            from_lsn: gap.from_lsn,
+            to_lsn: gap.to_lsn,
+            text: gap.text.clone(),
+            worker: self.holder_value.worker.clone(),
+            at: crate::clock::Timestamp::now().to_string(),
+            accepted: None,
+        };
         let etcd = self.etcd.clone();
         self.tasks.spawn(async move {
-            let _ = etcd.put("verdict", value.to_string().into_bytes(), None).await;
+            let _ = etcd
+                .put("verdict", serde_json::to_vec(&value).expect("texts and numbers always serialise"), None)
+                .await;
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pgbaton_core::{Cutting, Identity, Input, Worker, hash_of};
+use pgbaton_core::{Cutting, Identity, Input, Policy, Worker, hash_of};
 use pgbaton_sinks::debezium::Source;
 use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};
 use tokio::sync::{Notify, mpsc, watch};
@@ -14,7 +14,7 @@ use super::super::session::Session;
 use super::super::watchdog::Watchdog;
 use super::super::{Error, inspecting};
 use super::{FACTS, Fact, PROBE_LIMIT, PROBE_PERIOD, Pipeline};
-use crate::config::Config;
+use crate::config::{Config, Delivery, OnGap, OnLoss};
 use crate::coordination::{self, Etcd, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
@@ -61,6 +61,14 @@ impl Pipeline {
             url: url.to_owned(),
             role: "starting".to_owned(),
             state: "boot".to_owned(),
+            postgres: false,
+            kafka: false,
+        };
+        let policy = Policy {
+            takeover_grace: settings.takeover_grace,
+            fenced: settings.kafka.delivery == Delivery::ExactlyOnce,
+            slot_guarded: config.coordination.on_loss == OnLoss::SlotGuarded,
+            accept_gaps: settings.on_gap == OnGap::Accept,
         };
         let (peers_told, peers) = watch::channel(Peers::new());
         let prefix_in_etcd = format!("{}/{name}", config.coordination.prefix);
@@ -68,16 +76,19 @@ impl Pipeline {
         let renewing = Arc::new(Etcd::new(&config.coordination, prefix_in_etcd)?);
         let own = watch::Sender::new(own);
         let mut tasks = JoinSet::new();
-        tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told));
+        let facts = mpsc::channel(FACTS);
+        tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told, telling(&facts.0)));
+        let followed = watch::Sender::new(None);
+        tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), telling(&facts.0)));
         Ok(Pipeline {
             name: name.to_owned(),
-            worker: Worker::new(identity),
+            worker: Worker::new(identity, policy),
             session: Session::default(),
             serial: 0,
             step: None,
             tasks,
             keepalive: None,
-            facts: mpsc::channel(FACTS),
+            facts,
             orders,
             look_now: Arc::new(Notify::new()),
             etcd,
@@ -106,6 +117,8 @@ impl Pipeline {
             },
             lease_ttl: config.coordination.lease_ttl,
             own,
+            followed,
+            degraded_since: None,
             peers,
             meters: Meters::new(name),
             reporter: Reporter::new(publisher, config.name.clone(), settings.postgres.slot.clone()),
@@ -116,11 +129,7 @@ impl Pipeline {
 
     /// The tasks that look out for as long as the pipeline runs.
     pub(super) fn spawn_lookouts(&mut self) {
-        let facts = self.facts.0.clone();
-        let etcd = self.etcd.clone();
-        self.tasks.spawn(coordination::watch_holder(etcd, move |input| {
-            facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
-        }));
+        self.tasks.spawn(coordination::watch_holder(self.etcd.clone(), telling(&self.facts.0)));
         let facts = self.facts.0.clone();
         let seed = u64::from_str_radix(&self.holder_value.nonce, 16).unwrap_or(1);
         let poller = Poller {
@@ -148,6 +157,12 @@ impl Pipeline {
             }
         });
     }
+}
+
+/// Tells the loop, until it is gone. What it has no room for is told again: every fact says what is true when it is told.
+pub(super) fn telling(facts: &mpsc::Sender<Fact>) -> impl Fn(Input) -> bool + use<> {
+    let facts = facts.clone();
+    move |input| facts.try_send(Fact::Told(input)).is_ok() || !facts.is_closed()
 }
 
 /// Random bytes as hexadecimal digits, from the operating system.

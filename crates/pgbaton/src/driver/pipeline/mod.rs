@@ -3,11 +3,12 @@
 
 mod effects;
 mod making;
+mod orders;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::{Code, Cutting, Input, Lsn, Moment, SessionEnd, SlotState, State, Worker};
+use pgbaton_core::{Code, Cutting, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::debezium::Source;
 use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};
@@ -20,9 +21,10 @@ use super::reporting::Reporter;
 use super::session::{Session, Step};
 use super::watchdog::Watchdog;
 use super::{inspecting, looking};
+use crate::clock::Timestamp;
 use crate::clock::boottime;
-use crate::coordination::{Etcd, HolderValue, Peers, WorkerValue};
-use crate::http::{Command, Refused};
+use crate::coordination::{Etcd, Followed, HolderValue, Peers, WorkerValue};
+use crate::http::Command;
 use crate::metrics::Meters;
 use crate::status::Board;
 
@@ -67,6 +69,9 @@ pub struct Pipeline {
     holder_value: HolderValue,
     lease_ttl: Duration,
     own: watch::Sender<WorkerValue>,
+    followed: watch::Sender<Option<Followed>>,
+    /// Since when no lease counts.
+    degraded_since: Option<Timestamp>,
     peers: watch::Receiver<Peers>,
     meters: Meters,
     reporter: Reporter,
@@ -123,7 +128,12 @@ impl Pipeline {
     /// What a fact is to the machine, after taking what came with it.
     fn fact(&mut self, fact: Fact) -> Option<Input> {
         match fact {
-            Fact::Told(input) => Some(input),
+            Fact::Told(input) => {
+                if let Input::HolderSeen(view) = &input {
+                    self.follow(view.holder.as_ref());
+                }
+                Some(input)
+            }
             Fact::Seen(input, extra) => {
                 if let Some(extra) = extra {
                     self.reporter.seen(extra);
@@ -139,6 +149,18 @@ impl Pipeline {
             // From a session that was closed meanwhile: what it brings is dropped, which closes it.
             Fact::Session(..) => None,
         }
+    }
+
+    /// Listens to whoever holds the key, unless that is this very process.
+    fn follow(&self, holder: Option<&Holder>) {
+        let followed = holder
+            .filter(|holder| holder.nonce != self.holder_value.nonce)
+            .map(|holder| Followed { url: holder.url.clone(), revision: holder.revision });
+        self.followed.send_if_modified(|current| {
+            let changed = *current != followed;
+            *current = followed;
+            changed
+        });
     }
 
     fn durable(&self) -> Option<Lsn> {
@@ -190,44 +212,6 @@ impl Pipeline {
         Input::Started
     }
 
-    fn order(&mut self, order: Command) -> Option<Input> {
-        match order {
-            Command::Handover { to, answer } => {
-                let ours = self.worker.tenure().is_some();
-                let refused = (!ours).then(|| Refused {
-                    code: "not_holder",
-                    message: "this worker does not hold the baton".to_owned(),
-                    fix: "ask the holder".to_owned(),
-                    holder_url: self.worker.holder().map(|holder| holder.url.clone()),
-                });
-                let unknown = to
-                    .as_ref()
-                    .filter(|to| !self.peers.borrow().iter().any(|peer| peer.reachable && peer.value.worker == **to));
-                let refused = refused.or_else(|| {
-                    unknown.map(|to| Refused {
-                        code: "unknown_worker",
-                        message: format!("no worker named {to} answers"),
-                        fix: "name one of the peers that status shows".to_owned(),
-                        holder_url: None,
-                    })
-                });
-                let _ = answer.send(refused.clone().map_or(Ok(()), Err));
-                if refused.is_some() {
-                    return None;
-                }
-                // Somebody has to go first; a standby that could take over is named where nobody was.
-                let to = to.or_else(|| {
-                    let peers = self.peers.borrow();
-                    peers
-                        .iter()
-                        .find(|peer| peer.reachable && peer.value.role == "standby")
-                        .map(|peer| peer.value.worker.clone())
-                });
-                Some(Input::Handover(to))
-            }
-        }
-    }
-
     fn handle(&mut self, input: Input) {
         let before = self.worker.state();
         let mut effects = Vec::new();
@@ -252,22 +236,23 @@ impl Pipeline {
     fn report(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         let now: Moment = boottime();
-        self.watchdog.turned(self.worker.tenure().map(|tenure| tenure.closed_by()));
+        self.watchdog.turned(self.worker.closed_by());
         let slot = SlotState::of(self.worker.observed().and_then(|seen| seen.slot.as_ref()), &self.wanted.database);
         let sound = matches!(slot, SlotState::Usable { .. });
         let able = sound && self.worker.can_take_over(now) && self.worker.reasons().is_empty();
         self.reporter.report(now, &self.worker, self.session.publishing.as_deref_mut(), &self.peers.borrow(), able);
-        self.board.coordination(self.worker.coordination_answers(), None);
+        let guarded = self.worker.guarded_since().is_some();
+        self.degraded_since = self.degraded_since.filter(|_| guarded).or_else(|| guarded.then(Timestamp::now));
+        self.board.coordination(self.worker.coordination_answers(), self.degraded_since);
         let (role, state) = self.reporter.told();
+        let (postgres, kafka) = (sound && self.worker.reaches_postgres(now), self.worker.reaches_kafka());
         self.own.send_if_modified(|own| {
-            let changed = own.role != role || own.state != state;
+            let changed = (&*own.role, &*own.state, own.postgres, own.kafka) != (role, state, postgres, kafka);
             role.clone_into(&mut own.role);
             state.clone_into(&mut own.state);
+            (own.postgres, own.kafka) = (postgres, kafka);
             changed
         });
-        if self.worker.state() == State::Stream {
-            self.holder_value.tenures = 0;
-        }
     }
 }
 
