@@ -21,6 +21,13 @@ use super::target::{KafkaTarget, STATISTICS_INTERVAL};
 /// How long statistics may be late, in intervals, before they count as missing.
 const STATISTICS_LATE: u32 = 20;
 
+/// The shortest of the pieces that a wait for the producer id is cut into. The library asks again at once at each new
+/// call, and by itself only after half a second: where it has no connection yet, and where the coordinator is still
+/// ending the transaction of the instance before, which takes milliseconds. A question under way is never doubled.
+const INIT_SLICE: Duration = Duration::from_millis(5);
+/// A piece is at most the time waited so far, divided by this: a coordinator that is long in coming is asked less often.
+const INIT_PATIENCE: u32 = 20;
+
 /// How soon a wait notices that the session was given up.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
@@ -93,9 +100,11 @@ impl Producer {
     /// Fences every older instance and ends its transaction.
     pub fn init(&self, limit: Duration, cancelled: &Cancelled) -> Result<(), SessionError> {
         let doing = &self.use_id();
-        let deadline = Instant::now() + limit;
+        let began = Instant::now();
+        let deadline = began + limit;
         loop {
-            let Err(error) = self.client.init_transactions(SLICE) else {
+            let slice = (began.elapsed() / INIT_PATIENCE).clamp(INIT_SLICE, SLICE);
+            let Err(error) = self.client.init_transactions(slice) else {
                 return Ok(());
             };
             let over = cancelled.is_set() || Instant::now() >= deadline;

@@ -70,9 +70,11 @@ impl ClientContext for Told {
 
 impl ConsumerContext for Told {}
 
-/// The library calls every refused connection an error; nobody has to act on one, so that it is a warning here.
+/// The library calls every refused connection an error; nobody has to act on one, so that it is a warning here. That it
+/// asks for its producer id again is no news at all: it is made to, every few milliseconds.
 pub(super) fn forward(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        _ if facility == "GETPID" => debug!(facility, message, "kafka library"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical

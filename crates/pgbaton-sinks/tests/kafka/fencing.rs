@@ -55,7 +55,7 @@ async fn an_older_session_is_fenced_and_its_open_transaction_never_seen() {
 
     let mut new = claimed(&target, "new", 2).await;
     old.commit(&close("old", 1, 1), LIMIT);
-    assert_eq!(outcome(&mut old).await, SinkEvent::Failed(SessionError::Fenced));
+    assert_eq!(outcome(&mut old, LIMIT).await, SinkEvent::Failed(SessionError::Fenced));
     assert_eq!(old.begin(&open("old", 2, 1)), Err(BeginError::Session(SessionError::Fenced)));
 
     new.begin(&open("new", 1, 2)).unwrap();
@@ -72,7 +72,7 @@ async fn a_session_that_was_idle_when_it_was_fenced_is_told_by_its_first_record(
     let mut old = claimed(&target, "old", 1).await;
     let _new = claimed(&target, "new", 2).await;
     old.begin(&open("old", 1, 1)).unwrap();
-    assert_eq!(outcome(&mut old).await, SinkEvent::Failed(SessionError::Fenced));
+    assert_eq!(outcome(&mut old, LIMIT).await, SinkEvent::Failed(SessionError::Fenced));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

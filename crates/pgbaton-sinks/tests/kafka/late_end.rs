@@ -58,7 +58,7 @@ async fn a_commit_without_an_answer_in_time_has_an_unknown_outcome() {
     session.begin(&open("a", 1, 1)).unwrap();
     proxy.arm();
     session.commit(&close("a", 1, 1), std::time::Duration::from_millis(300));
-    let event = outcome(&mut session).await;
+    let event = outcome(&mut session, LIMIT).await;
     assert!(matches!(event, SinkEvent::Failed(SessionError::OutcomeUnknown { .. })), "{event:?}");
     assert!(matches!(session.begin(&open("a", 2, 1)), Err(BeginError::Session(_))));
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic, also in its helpers")]
 
 mod broker;
+mod cluster;
 mod fencing;
 mod late_end;
 mod outage;

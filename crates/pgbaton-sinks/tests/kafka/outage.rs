@@ -34,7 +34,7 @@ async fn a_frozen_broker_stalls_the_session_without_blocking_and_everything_is_w
 
     broker.cont();
     probe.check(LIMIT).await.unwrap();
-    let event = outcome(&mut session).await;
+    let event = outcome(&mut session, LIMIT).await;
     assert!(matches!(event, SinkEvent::Committed(_)), "{event:?}");
     assert_eq!(committed_values(&broker, topic), ["before", "while frozen"]);
 }

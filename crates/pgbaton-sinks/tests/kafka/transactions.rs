@@ -122,7 +122,7 @@ async fn a_record_that_the_broker_refuses_for_its_size_ends_the_session() {
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
     write(&mut session, topic, "1", &"x".repeat(2_000_000));
-    let event = outcome(&mut session).await;
+    let event = outcome(&mut session, LIMIT).await;
     let large = SessionError::RecordTooLarge { topic: topic.to_owned(), bytes: 2_000_001, limit: 1_048_588 };
     assert_eq!(event, SinkEvent::Failed(large));
 }

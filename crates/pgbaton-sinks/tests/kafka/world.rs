@@ -85,7 +85,7 @@ pub fn write(session: &mut KafkaSession, topic: &str, key: &str, value: &str) {
 }
 
 /// The next event but for deliveries.
-pub async fn outcome(session: &mut KafkaSession) -> SinkEvent {
+pub async fn outcome(session: &mut KafkaSession, limit: Duration) -> SinkEvent {
     let wait = async {
         loop {
             match session.event().await {
@@ -94,11 +94,11 @@ pub async fn outcome(session: &mut KafkaSession) -> SinkEvent {
             }
         }
     };
-    tokio::time::timeout(LIMIT, wait).await.expect("a transaction ends in time")
+    tokio::time::timeout(limit, wait).await.expect("a transaction ends in time")
 }
 
 pub async fn committed(session: &mut KafkaSession) {
-    let event = outcome(session).await;
+    let event = outcome(session, LIMIT).await;
     assert!(matches!(event, SinkEvent::Committed(_)), "{event:?}");
 }
 
