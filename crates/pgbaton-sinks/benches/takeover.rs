@@ -17,7 +17,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use broker::Broker;
-use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaTarget};
+use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaStandby, KafkaTarget};
 use world::{LIMIT, claim, claimed, open, target, write};
 
 const TOPIC: &str = "takeover.public.items";
@@ -33,20 +33,27 @@ async fn main() {
     drop(dead(&target, true).await);
 
     println!("{} broker(s), {rounds} rounds, milliseconds                    min    p50    p90    max", brokers.len());
-    for open_transaction in [false, true] {
+    for (warm, open_transaction) in [(false, false), (false, true), (true, false), (true, true)] {
         let (mut fences, mut claims) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
+            let standby = KafkaStandby::new(&target).unwrap();
+            if warm {
+                standby.check(LIMIT).await.unwrap();
+                // A standby of a few seconds' age: the library's first statistics have come.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
             let dead = dead(&target, open_transaction).await;
             let began = Instant::now();
-            let Fenced { mut session, .. } = KafkaSession::fence(&target, &open("new", 0, 2)).await.unwrap();
+            let Fenced { mut session, .. } = standby.fence(&open("new", 0, 2)).await.unwrap();
             fences.push(began.elapsed());
             session.claim(&[claim("new", 2)], &[], LIMIT).await.unwrap();
             claims.push(began.elapsed());
             drop(dead);
         }
+        let how = if warm { "warm" } else { "cold" };
         let of = if open_transaction { "its transaction open" } else { "nothing open" };
-        print(&format!("cold, {of}: fenced"), fences);
-        print(&format!("cold, {of}: claimed"), claims);
+        print(&format!("{how}, {of}: fenced"), fences);
+        print(&format!("{how}, {of}: claimed"), claims);
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::mpsc;
 
 use tokio::sync::oneshot;
 
+use super::fault::KafkaFault;
+
 /// Set once nobody waits for the calls any more; the loops inside them look at it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cancelled(Arc<AtomicBool>);
@@ -31,9 +33,12 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub fn start(name: &str) -> std::io::Result<Self> {
+    pub fn start() -> Result<Self, KafkaFault> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || queue.into_iter().for_each(|job| job()))?;
+        std::thread::Builder::new()
+            .name("kafka-calls".to_owned())
+            .spawn(move || queue.into_iter().for_each(|job| job()))
+            .map_err(|error| KafkaFault::Failed { doing: "start a thread".to_owned(), reason: error.to_string() })?;
         Ok(Calls { jobs, cancelled: Cancelled::default() })
     }
 

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use pgbaton_core::{InvalidRecord, ProgressRecord};
 use tokio::runtime::Handle;
+use tracing::debug;
 
 use super::calls::Cancelled;
+use super::clients::{Clients, Names};
 use super::contract::Accepted;
 use super::fault::KafkaFault;
 use super::instance::TELL_OFFSET;
@@ -16,10 +18,9 @@ use super::outcome::SessionError;
 use super::producer::Producer;
 use super::progress::{ProgressRead, ReadError, read_below};
 use super::reader::SLICE;
-use super::target::{DEFAULT_MESSAGE_MAX_BYTES, KafkaTarget};
-use super::topics::{Required, TopicError, TopicInvalid, Topics};
+use super::target::KafkaTarget;
+use super::topics::{TopicError, TopicInvalid, Topics};
 use super::witness::find_record_of_ours;
-use crate::topic::{markers_topic, progress_topic};
 
 /// Why no session could be begun.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,13 +82,6 @@ pub(super) struct Established {
     pub names: Names,
 }
 
-/// The topics of the protocol.
-#[derive(Debug, Clone)]
-pub(super) struct Names {
-    pub progress: String,
-    pub markers: String,
-}
-
 /// How long an abort may take that nobody depends on.
 pub(super) const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -95,28 +89,37 @@ pub(super) const ABORT_LIMIT: Duration = Duration::from_secs(2);
 pub(super) fn establish(
     target: &KafkaTarget,
     open: &ProgressRecord,
+    clients: Option<Clients>,
     runtime: Handle,
     cancelled: &Cancelled,
 ) -> Result<(Established, ProgressRead), FenceError> {
     target.check()?;
-    let names = Names { progress: progress_topic(&target.topic_prefix), markers: markers_topic(&target.topic_prefix) };
-    // The producer connects while the topics are looked at: its init waits half a second for a connection not yet up.
-    let mut producer = Producer::connect(target, DEFAULT_MESSAGE_MAX_BYTES)?;
-    let topics = Topics::connect(target, runtime, cancelled.clone())?;
-    let prepared = topics
-        .ensure_required(&[Required::progress(names.progress.clone()), Required::markers(names.markers.clone())])?;
-    if prepared.message_max_bytes != DEFAULT_MESSAGE_MAX_BYTES {
+    let began = Instant::now();
+    let mut clients = match clients {
+        Some(clients) => clients,
+        None => Clients::connect(target, runtime, cancelled.clone())?,
+    };
+    let (mut producer, made_for) = clients.take_producer(target)?;
+    // The library looks for the coordinator while we look at the topics.
+    producer.ask_for_id();
+    let prepared = clients.ensure_required()?;
+    if prepared.message_max_bytes != made_for {
         producer = Producer::connect(target, prepared.message_max_bytes)?;
     }
 
     // X/2, the protocol's patience, for each of the two steps that wait for others.
     let patience = producer.transaction_timeout() / 2;
     producer.init(patience, cancelled)?;
+    let fenced = began.elapsed();
     producer.begin()?;
     let deadline = Instant::now() + patience;
+    let Clients { topics, names, .. } = clients;
     let established = Established { producer, topics, names };
     match established.read(target, open, deadline, cancelled) {
-        Ok(read) => Ok((established, ProgressRead { topic_was_created: prepared.first_was_created, ..read })),
+        Ok(read) => {
+            debug!(?fenced, read = ?began.elapsed(), "fenced and read");
+            Ok((established, ProgressRead { topic_was_created: prepared.first_was_created, ..read }))
+        }
         Err(error) => {
             established.producer.abort(ABORT_LIMIT);
             Err(error)

@@ -5,16 +5,17 @@
 //! one rule worth a type of its own is [`taint`].
 
 mod calls;
+mod clients;
 mod contract;
 mod fault;
 mod fence;
 mod instance;
 mod outcome;
-mod probe;
 mod producer;
 mod progress;
 mod reader;
 mod session;
+mod standby;
 pub mod taint;
 mod target;
 mod told;
@@ -25,9 +26,9 @@ pub use contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
 pub use fault::KafkaFault;
 pub use fence::FenceError;
 pub use outcome::{CommitReport, SessionError};
-pub use probe::KafkaProbe;
 pub use progress::{ProgressRead, StoredRecord};
 pub use session::{Fenced, KafkaSession};
+pub use standby::{KafkaProbe, KafkaStandby};
 pub use taint::Taint;
 pub use target::KafkaTarget;
 pub use topics::{TopicError, TopicInvalid};

@@ -37,6 +37,8 @@ pub(super) struct Producer {
     transactional_id: String,
     stop: Arc<AtomicBool>,
     poller: Option<JoinHandle<()>>,
+    /// The library has its producer id, and may not be asked again.
+    initialised: bool,
     /// X, the longest life of a transaction.
     transaction_timeout: Duration,
     message_max_bytes: u64,
@@ -73,6 +75,7 @@ impl Producer {
             transactional_id: target.transactional_id(),
             stop,
             poller: Some(poller),
+            initialised: false,
             transaction_timeout: timeouts.transaction,
             message_max_bytes,
             largest_batch,
@@ -97,8 +100,29 @@ impl Producer {
         self.transaction_timeout
     }
 
+    /// Connects to where a transaction begins: a broker to ask for the coordinator, and the topic's leader. Each question
+    /// may take as long as `left` says. The coordinator itself is looked for by `init` only.
+    pub fn warm(&self, topic: &str, left: impl Fn() -> Duration) -> Result<(), KafkaFault> {
+        let client = self.client.client();
+        client
+            .fetch_metadata(Some(topic), left())
+            .and_then(|_| client.fetch_watermarks(topic, 0, left()))
+            .map_err(|error| self.instance().last_error.explain(&error, "keep a producer warm"))?;
+        self.instance().last_error.clear();
+        Ok(())
+    }
+
+    /// Begins what `init` ends. Does not wait.
+    pub fn ask_for_id(&mut self) {
+        // Whatever goes wrong, the next call meets it again.
+        self.initialised = self.client.init_transactions(Duration::ZERO).is_ok();
+    }
+
     /// Fences every older instance and ends its transaction.
     pub fn init(&self, limit: Duration, cancelled: &Cancelled) -> Result<(), SessionError> {
+        if self.initialised {
+            return Ok(());
+        }
         let doing = &self.use_id();
         let began = Instant::now();
         let deadline = began + limit;

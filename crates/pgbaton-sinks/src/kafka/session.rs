@@ -19,8 +19,8 @@ use rdkafka::producer::BaseRecord;
 use tokio::runtime::Handle;
 
 use super::calls::Calls;
+use super::clients::Clients;
 use super::contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
-use super::fault::KafkaFault;
 use super::fence::{ABORT_LIMIT, Established, FenceError, establish, queue_full};
 use super::instance::{Instance, ORDINARY};
 use super::outcome::{CommitReport, SessionError};
@@ -65,11 +65,19 @@ impl KafkaSession {
     /// Fences every older session, writes `open` as the first record of a first transaction, and reads everything that
     /// was committed below it. If the future is dropped, the attempt ends by itself.
     pub async fn fence(target: &KafkaTarget, open: &ProgressRecord) -> Result<Fenced, FenceError> {
-        let calls = Calls::start("kafka-calls")
-            .map_err(|error| KafkaFault::Failed { doing: "start a thread".to_owned(), reason: error.to_string() })?;
+        KafkaSession::fence_with(target, open, Calls::start()?, None).await
+    }
+
+    /// The same on a given thread, with the clients that have been kept there.
+    pub(super) async fn fence_with(
+        target: &KafkaTarget,
+        open: &ProgressRecord,
+        calls: Calls,
+        clients: Option<Clients>,
+    ) -> Result<Fenced, FenceError> {
         let (target, open, runtime) = (target.clone(), open.clone(), Handle::current());
         let cancelled = calls.cancelled().clone();
-        let (established, read) = calls.run(move || establish(&target, &open, runtime, &cancelled)).await?;
+        let (established, read) = calls.run(move || establish(&target, &open, clients, runtime, &cancelled)).await?;
         let session = KafkaSession {
             established: Some(Arc::new(established)),
             calls,

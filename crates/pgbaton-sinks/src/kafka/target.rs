@@ -173,7 +173,7 @@ impl KafkaTarget {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("allow.auto.create.topics", "false")
-            .set("fetch.wait.max.ms", "10")
+            .set("fetch.wait.max.ms", "1")
             .set("fetch.error.backoff.ms", "50");
         config
     }

@@ -9,6 +9,7 @@ mod late_end;
 mod outage;
 mod proxy;
 mod security;
+mod standby;
 mod topics;
 mod transactions;
 mod world;

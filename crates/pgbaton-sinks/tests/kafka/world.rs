@@ -55,6 +55,7 @@ pub fn record(record_type: RecordType, session: &str, number: u64, term: u64) ->
         topics: Vec::new(),
         divergence: None,
         previous_hash: None,
+        accepted: None,
     }
 }
 
