@@ -1,4 +1,4 @@
-//! `bench drain`: how fast a slot is drained into Kafka, beside `pg_recvlogical` to /dev/null over a copy of the same slot.
+//! Figures. `bench takeover` is in [`takeover`]; `bench drain` is here: how fast a slot is drained into Kafka, beside `pg_recvlogical` to /dev/null over a copy of the same slot.
 //!
 //! One PostgreSQL, one etcd, one Kafka broker, all here, so the figures are this machine's. Both are timed from the
 //! moment that their walsender has the slot: the peer until it has read the last transaction, the worker until the last
@@ -6,6 +6,7 @@
 //! processor from what is measured.
 
 mod drain;
+pub mod takeover;
 mod usage;
 
 use std::path::PathBuf;

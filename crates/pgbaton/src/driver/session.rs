@@ -8,7 +8,7 @@ use pgbaton_core::{
     ClaimPlan, Code, Failure, FenceRead, Input, Inspection, Lsn, Moment, ReaderName, SessionEnd, Tenure, first_open,
 };
 use pgbaton_postgres::{Conninfo, ReplicationConnection};
-use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaTarget};
+use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaStandby};
 use tokio::time::timeout;
 
 use super::publishing::{COMMIT_LIMIT, Publishing};
@@ -16,7 +16,7 @@ use super::{failures, inspecting};
 use crate::coordination::Etcd;
 
 /// The walsender is cut off when it hears nothing for this long (W_t).
-const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(5);
+const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Setting up and starting the stream.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// Init, `open` and reading progress. Reading alone may take half of the transaction time-out, 30 s, and then says itself
@@ -75,9 +75,9 @@ pub async fn read_holder(etcd: Arc<Etcd>, tenure: Tenure) -> Step {
 }
 
 /// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.
-pub async fn fence(target: Arc<KafkaTarget>, etcd: Arc<Etcd>, worker: String, session: String) -> Step {
+pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Arc<Etcd>, worker: String, session: String) -> Step {
     let open = first_open(&session, &worker);
-    let fenced = match timeout(FENCE_LIMIT, KafkaSession::fence(&target, &open)).await {
+    let fenced = match timeout(FENCE_LIMIT, kafka.fence(&open)).await {
         Ok(Ok(fenced)) => fenced,
         Ok(Err(error)) => return Step::Broken(failures::fence(&error)),
         Err(_) => {

@@ -49,8 +49,8 @@ impl Pipeline {
             }
             Effect::Fence => match random_hex(16) {
                 Ok(id) => {
-                    let (target, etcd) = (self.target.clone(), self.etcd.clone());
-                    self.step(session::fence(target, etcd, self.holder_value.worker.clone(), id));
+                    let (kafka, etcd) = (self.kafka.clone(), self.etcd.clone());
+                    self.step(session::fence(kafka, etcd, self.holder_value.worker.clone(), id));
                 }
                 Err(error) => error!(%error, "no random bytes for a session id"),
             },
@@ -85,9 +85,9 @@ impl Pipeline {
                 self.step(session.end(commit, by));
             }
             Effect::ProbeSink => {
-                let probe = self.probe.clone();
+                let kafka = self.kafka.clone();
                 self.tell(async move {
-                    Input::SinkProbed(probe.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string()))
+                    Input::SinkProbed(kafka.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string()))
                 });
             }
             Effect::WriteVerdict(gap) => self.write_verdict(&gap),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgbaton_core::{Cutting, Identity, Input, Policy, Worker, hash_of};
 use pgbaton_sinks::debezium::Source;
-use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};
+use pgbaton_sinks::kafka::{KafkaStandby, KafkaTarget};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -41,7 +41,7 @@ impl Pipeline {
         };
         let kafka = |reason: String| Error::Kafka { pipeline: name.to_owned(), reason };
         target.check().map_err(|fault| kafka(fault.to_string()))?;
-        let probe = KafkaProbe::new(&target).map_err(|fault| kafka(fault.to_string()))?;
+        let standby = KafkaStandby::new(&target).map_err(|fault| kafka(fault.to_string()))?;
         let nonce = random_hex(4)?;
         let short = |text: &str| hash_of(text.as_bytes())[..8].to_owned();
         let prefix = &settings.kafka.topic_prefix;
@@ -105,8 +105,7 @@ impl Pipeline {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
             conninfo: Arc::new(conninfo),
-            target: Arc::new(target),
-            probe: Arc::new(probe),
+            kafka: Arc::new(standby),
             cutting: Cutting { atomic_up_to: settings.kafka.atomic_up_to, ..Cutting::default() },
             holder_value: HolderValue {
                 worker: config.name.clone(),
@@ -142,7 +141,7 @@ impl Pipeline {
         self.tasks.spawn(
             poller.run(move |input, extra| facts.try_send(Fact::Seen(input, extra)).is_ok() || !facts.is_closed()),
         );
-        let (facts, probe) = (self.facts.0.clone(), self.probe.clone());
+        let (facts, kafka) = (self.facts.0.clone(), self.kafka.clone());
         let own = self.own.subscribe();
         self.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(PROBE_PERIOD);
@@ -152,7 +151,7 @@ impl Pipeline {
                 if own.borrow().role == "active" {
                     continue;
                 }
-                let answer = probe.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string());
+                let answer = kafka.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string());
                 let _ = facts.send(Fact::Told(Input::SinkProbed(answer))).await;
             }
         });

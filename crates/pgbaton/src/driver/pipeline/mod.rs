@@ -11,7 +11,7 @@ use std::time::Duration;
 use pgbaton_core::{Code, Cutting, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::debezium::Source;
-use pgbaton_sinks::kafka::{KafkaProbe, KafkaTarget};
+use pgbaton_sinks::kafka::KafkaStandby;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
@@ -62,8 +62,7 @@ pub struct Pipeline {
     renewing: Arc<Etcd>,
     conninfo: Arc<Conninfo>,
     wanted: Arc<inspecting::Wanted>,
-    target: Arc<KafkaTarget>,
-    probe: Arc<KafkaProbe>,
+    kafka: Arc<KafkaStandby>,
     source: Source,
     cutting: Cutting,
     holder_value: HolderValue,
