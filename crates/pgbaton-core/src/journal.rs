@@ -226,6 +226,7 @@ mod tests {
         let mut journal = journal(Some("before".into()));
         let divergence = DivergenceMark {
             old_timeline: Timeline(1),
+            old_timeline_last: Timeline(1),
             new_timeline: Timeline(2),
             from_lsn: Lsn(90),
             to_lsn: Lsn(100),

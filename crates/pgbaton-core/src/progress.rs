@@ -113,12 +113,15 @@ pub struct LeaseMark {
     pub left: Vec<String>,
 }
 
-/// The phantoms that a `divergence` names: published events with ids of `old_timeline` and a commit LSN of `from_lsn` or
-/// more, up to `to_lsn`, which the surviving history does not have.
+/// The phantoms that a `divergence` names: published events with ids of `old_timeline` (or of a later one up to
+/// `old_timeline_last`, where more than one was left behind) and a commit LSN of `from_lsn` or more, up to `to_lsn`, which
+/// the surviving history does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DivergenceMark {
     /// The timeline of the phantoms.
     pub old_timeline: Timeline,
+    /// The last timeline of the phantoms: that of `to_lsn` in the history that was left.
+    pub old_timeline_last: Timeline,
     /// The timeline that goes on.
     pub new_timeline: Timeline,
     /// The fork.
@@ -227,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_documented_record_reads_and_writes_every_field() {
-        let text = r#"{"v":1,"type":"close","term":12,"session":"8f3c","number":345,"worker":"worker-1","position":{"system_identifier":"7300000000000000000","timeline":3,"lsn":"0/16B3748"},"watermark":{"timeline":3,"lsn":"0/16B3748"},"history":[[1,"0/5000000"],[2,"0/9000000"]],"server_timeline":3,"last":{"xid":76,"final_lsn":"0/16B3700","lsn":"0/16B3748","committed_at":"2026-11-21T02:00:00.000001Z"},"partial":{"xid":77,"final_lsn":"0/16C0000","changes_done":5000,"hash":"ab","chunks":1},"torn":{"session":"1b70","number":9,"greatest_id":"7300000000000000000/3/0/16B3700/12.2","count":40},"divergence":{"old_timeline":2,"new_timeline":3,"from_lsn":"0/9000000","to_lsn":"0/9000100"},"publication":{"oid":16400,"tables_hash":"cd"},"config_hash":"ef","kafka_cluster":"k","lease":{"cluster_id":"17","revision":4711,"left":[]},"topics":["orders.public.items"],"previous_hash":"00"}"#;
+        let text = r#"{"v":1,"type":"close","term":12,"session":"8f3c","number":345,"worker":"worker-1","position":{"system_identifier":"7300000000000000000","timeline":3,"lsn":"0/16B3748"},"watermark":{"timeline":3,"lsn":"0/16B3748"},"history":[[1,"0/5000000"],[2,"0/9000000"]],"server_timeline":3,"last":{"xid":76,"final_lsn":"0/16B3700","lsn":"0/16B3748","committed_at":"2026-11-21T02:00:00.000001Z"},"partial":{"xid":77,"final_lsn":"0/16C0000","changes_done":5000,"hash":"ab","chunks":1},"torn":{"session":"1b70","number":9,"greatest_id":"7300000000000000000/3/0/16B3700/12.2","count":40},"divergence":{"old_timeline":2,"old_timeline_last":2,"new_timeline":3,"from_lsn":"0/9000000","to_lsn":"0/9000100"},"publication":{"oid":16400,"tables_hash":"cd"},"config_hash":"ef","kafka_cluster":"k","lease":{"cluster_id":"17","revision":4711,"left":[]},"topics":["orders.public.items"],"previous_hash":"00"}"#;
         let record = ProgressRecord::from_bytes(text.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(record.to_bytes()).unwrap(), text);
     }

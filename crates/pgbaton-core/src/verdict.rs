@@ -155,6 +155,7 @@ fn resume(recorded: &Recorded, server: &Server, slot: &SlotState) -> Result<(Res
         .max(half_published_phantom.map(|partial| partial.final_lsn));
     let divergence = published_beyond.map(|to_lsn| DivergenceMark {
         old_timeline: recorded.history.owner_of(fork),
+        old_timeline_last: recorded.history.owner_of_end(to_lsn),
         new_timeline: server.history.owner_of(fork),
         from_lsn: fork,
         to_lsn,
@@ -325,6 +326,17 @@ mod tests {
     }
 
     #[test]
+    fn phantoms_of_two_timelines_are_all_named() {
+        // Published up to 1000 on timeline 2, which left 1 at 500; a server that never saw 2 leaves 1 at 400.
+        let mut case = case();
+        case.server.history = history(&[(1, 400)], 3);
+        case.slot = SlotState::Usable { confirmed_flush_lsn: Lsn(300) };
+        let mark = go_on(&case).1.expect("phantoms");
+        assert_eq!((mark.old_timeline, mark.old_timeline_last), (Timeline(1), Timeline(2)));
+        assert_eq!((mark.from_lsn, mark.to_lsn), (Lsn(400), Lsn(1000)));
+    }
+
+    #[test]
     fn on_the_same_timeline_the_stream_goes_on_behind_the_last_transaction_and_proves_it() {
         let (resume, divergence) = go_on(&case());
         assert_eq!((resume.position.lsn, resume.watermark.lsn, divergence), (Lsn(1000), Lsn(1050), None));
@@ -361,6 +373,7 @@ mod tests {
             divergence,
             Some(DivergenceMark {
                 old_timeline: Timeline(2),
+                old_timeline_last: Timeline(2),
                 new_timeline: Timeline(3),
                 from_lsn: Lsn(970),
                 to_lsn: Lsn(1000)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::facts::{ClaimPlan, Inspection, SessionEnd};
 use super::steps::Running;
-use super::{Effect, Input, PEER_MOVES, Peer, Quarantined, Role, State, Suspicion, Switch, Worker};
+use super::{Effect, FRESH, Input, PEER_MOVES, Peer, Quarantined, Role, State, Suspicion, Switch, Worker};
 use crate::{Code, Gap, Lsn, Moment, Recorded, Tenure, Timeline};
 
 /// What follows when the lease is given back.
@@ -97,6 +97,8 @@ const CLOSE_GUARDED: Duration = Duration::from_secs(3);
 const LEADER_LOST: Duration = Duration::from_secs(5);
 /// Another worker has been reaching Kafka that we do not, for this long.
 const SINK_LOST: Duration = Duration::from_secs(10);
+/// A tenure that has not streamed does not end for another worker's sake before this.
+const NO_BETTER: Duration = Duration::from_secs(30);
 
 impl InTenure {
     pub(super) fn new(tenure: Tenure, cluster_id: String, began: Moment, switch: Switch) -> Self {
@@ -214,21 +216,25 @@ impl Worker {
         }
     }
 
-    /// Another worker can do what this one alone cannot.
+    /// Another worker can do what this one alone cannot. Judged by what looks at the servers all the time, and not by a
+    /// connection of the session: one that is refused here would be refused there.
     fn better_placed(&self, now: Moment, t: &InTenure) -> Option<String> {
         let failing = t.failing_since?;
-        let reaches = |peer: &Peer| match &t.step {
-            Step::Streaming(_) => None,
-            Step::Stalled { .. } => self.sink.as_ref().and(peer.kafka_since).map(|since| since + SINK_LOST),
-            _ if !self.sees_leader(now) => peer.postgres_since.map(|since| since + LEADER_LOST),
-            _ => None,
+        let blind = self.observed_at.is_none_or(|at| now.since(at) > FRESH);
+        let (reaches, patience): (fn(&Peer) -> Option<Moment>, _) = match &t.step {
+            Step::Streaming(_) => return None,
+            Step::Stalled { .. } if self.sink.is_some() => (|peer| peer.kafka_since, SINK_LOST),
+            Step::Stalled { .. } => return None,
+            _ if blind => (|peer| peer.postgres_since, LEADER_LOST),
+            _ => return None,
         };
-        let patience = if matches!(t.step, Step::Stalled { .. }) { SINK_LOST } else { LEADER_LOST };
+        // Whoever got the lease this way and could not stream either keeps it for longer: it must not go round.
+        let patience = if t.streamed.is_some() { patience } else { NO_BETTER };
         let fit = |peer: &&Peer| {
             peer.seen.standby
                 && now.since(peer.seen.moved_at) < PEER_MOVES
                 && now.since(failing) >= patience
-                && reaches(peer).is_some_and(|from| now >= from)
+                && reaches(peer).is_some_and(|since| now.since(since) >= patience)
         };
         self.peers.iter().find(fit).map(|peer| peer.seen.worker.clone())
     }

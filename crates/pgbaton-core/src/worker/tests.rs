@@ -683,8 +683,8 @@ fn a_holder_that_alone_has_lost_postgresql_hands_over_after_five_seconds() {
     bench.tell(Input::Broken(SessionEnd::Stream(lost())));
     bench.tell(Input::SessionEnded);
     bench.wait(Duration::from_millis(100));
-    for _ in 0..6 {
-        assert_ne!(bench.worker.state(), State::Drain, "too early");
+    for second in 0..6 {
+        assert_ne!(bench.worker.state(), State::Drain, "too early, after {second} s");
         bench.now = bench.now + Duration::from_secs(1);
         bench.keep_alive();
         bench.tell(Input::NotObserved(lost()));

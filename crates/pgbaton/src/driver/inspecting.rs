@@ -11,8 +11,10 @@ use tokio::time::timeout;
 use super::{failures, looking};
 use crate::config::PostgresConfig;
 
-/// Connect, authenticate and look.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Connect, authenticate and look: the first try. Behind a proxy a connection may hang on a server that has just gone.
+pub const FIRST_LIMIT: Duration = Duration::from_secs(1);
+/// The limit doubles with every try that it ends, up to this.
+pub const LAST_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a pipeline reads from.
 pub struct Wanted {
@@ -36,17 +38,17 @@ pub fn conninfo(settings: &PostgresConfig) -> Result<Conninfo, String> {
 type Found = (ReplicationConnection, Inspection, HashMap<u32, Vec<String>>);
 
 /// Opens the replication connection and looks at everything that a verdict needs.
-pub async fn inspect(conninfo: &Conninfo, wanted: &Wanted) -> Result<Found, Failure> {
+pub async fn inspect(conninfo: &Conninfo, wanted: &Wanted, limit: Duration) -> Result<Found, Failure> {
     let looking = async {
         let mut connection =
             ReplicationConnection::connect(conninfo, "pgbaton/").await.map_err(|error| failures::connect(&error))?;
         let (inspection, keys) = look(&mut connection, wanted).await?;
         Ok((connection, inspection, keys))
     };
-    match timeout(LIMIT, looking).await {
+    match timeout(limit, looking).await {
         Ok(found) => found,
         Err(_) => {
-            let detail = format!("connecting and looking took more than {} s", LIMIT.as_secs());
+            let detail = format!("connecting and looking took more than {} s", limit.as_secs());
             Err(failures::passing(Code::PostgresUnreachable, detail))
         }
     }

@@ -61,8 +61,8 @@ pub enum Step {
 }
 
 /// Connects and looks.
-pub async fn inspect(conninfo: Arc<Conninfo>, wanted: Arc<inspecting::Wanted>) -> Step {
-    match inspecting::inspect(&conninfo, &wanted).await {
+pub async fn inspect(conninfo: Arc<Conninfo>, wanted: Arc<inspecting::Wanted>, limit: Duration) -> Step {
+    match inspecting::inspect(&conninfo, &wanted, limit).await {
         Ok((connection, inspection, keys)) => Step::Inspected(connection, Box::new(inspection), keys),
         Err(failure) => Step::Broken(SessionEnd::Stream(failure)),
     }

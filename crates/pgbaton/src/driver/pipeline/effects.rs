@@ -4,8 +4,8 @@ use pgbaton_core::{Effect, Gap, Input, Replaced, Term};
 use pgbaton_postgres::catalog::Claimant;
 use tracing::{error, warn};
 
-use super::super::looking;
 use super::super::session::{self, Session, Step};
+use super::super::{inspecting, looking};
 use super::making::{random_hex, telling};
 use super::{Fact, PROBE_LIMIT, Pipeline};
 use crate::coordination::{self, Granted, VerdictValue};
@@ -29,7 +29,9 @@ impl Pipeline {
             Effect::Inspect => {
                 self.session = Session::default();
                 self.serial += 1;
-                self.step(session::inspect(self.conninfo.clone(), self.wanted.clone()));
+                let limit = self.inspect_limit;
+                self.inspect_limit = (limit * 2).min(inspecting::LAST_LIMIT);
+                self.step(session::inspect(self.conninfo.clone(), self.wanted.clone(), limit));
             }
             Effect::FreeSlot { pid, revision } => {
                 let (conninfo, slot, name) = (self.conninfo.clone(), self.wanted.slot.clone(), self.name.clone());

@@ -86,6 +86,7 @@ impl Pipeline {
             session: Session::default(),
             serial: 0,
             step: None,
+            inspect_limit: inspecting::FIRST_LIMIT,
             tasks,
             keepalive: None,
             facts,

@@ -52,6 +52,8 @@ pub struct Pipeline {
     /// Counts sessions, so that what comes late from one that was closed is recognised.
     serial: u64,
     step: Option<AbortHandle>,
+    /// How long the next look by the replication connection may take.
+    inspect_limit: Duration,
     tasks: JoinSet<()>,
     keepalive: Option<AbortHandle>,
     facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
@@ -170,6 +172,7 @@ impl Pipeline {
         self.step = None;
         match step {
             Step::Inspected(connection, inspection, keys) => {
+                self.inspect_limit = inspecting::FIRST_LIMIT;
                 self.session.connection = Some(connection);
                 self.session.keys = keys;
                 self.reporter.inspected(&inspection);
