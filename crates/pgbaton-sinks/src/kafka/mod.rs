@@ -4,6 +4,7 @@
 //! session may go on is decided elsewhere; here is only how that is done so that the protocol's argument holds. The
 //! one rule worth a type of its own is [`taint`].
 
+mod back;
 mod calls;
 mod clients;
 mod contract;
@@ -22,6 +23,7 @@ mod told;
 mod topics;
 mod witness;
 
+pub use back::{FoundRecord, ReadBackError};
 pub use contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
 pub use fault::KafkaFault;
 pub use fence::FenceError;

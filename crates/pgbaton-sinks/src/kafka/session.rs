@@ -10,14 +10,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pgbaton_core::ProgressRecord;
+use pgbaton_core::{EventId, ProgressRecord};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 use tokio::runtime::Handle;
 
+use super::back::{FoundRecord, ReadBackError, read_back};
 use super::calls::Calls;
 use super::clients::Clients;
 use super::contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
@@ -105,6 +106,22 @@ impl KafkaSession {
                 SinkEvent::Delivered => {}
             }
         }
+    }
+
+    /// Reads what stands at the ends of `topics` and is beyond the progress, as `is_beyond` knows it by its id: what a torn
+    /// transaction has left. In no order. For a session whose claim is not written yet, so that nobody writes meanwhile.
+    ///
+    /// Each partition is read from its readable end back until a record of ours that is not beyond, in steps that double.
+    /// A million records or 256 MiB of keys are an error: no transaction of ours leaves as much.
+    pub async fn read_back(
+        &self,
+        topics: &[&str],
+        is_beyond: impl Fn(&EventId) -> bool + Send + 'static,
+        limit: Duration,
+    ) -> Result<Vec<FoundRecord>, ReadBackError> {
+        let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let (established, deadline) = (Arc::clone(self.established()), Instant::now() + limit);
+        self.calls.run(move || read_back(established.topics.reader(), &topics, &is_beyond, deadline)).await
     }
 
     /// Begins a transaction with `open` as its first record. Does not block.

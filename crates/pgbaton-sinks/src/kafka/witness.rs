@@ -13,7 +13,7 @@ use super::fault::KafkaFault;
 use super::reader::{ADMIN_LIMIT, Reader, SLICE, passing};
 
 /// On every data record of ours.
-const ID_HEADER: &str = "pgbaton.id";
+pub(super) const ID_HEADER: &str = "pgbaton.id";
 /// How many offsets of a partition's end are looked at: its last record, and markers of transactions after it.
 const TAIL: i64 = 100;
 

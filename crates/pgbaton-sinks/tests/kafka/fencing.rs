@@ -3,12 +3,11 @@
 use pgbaton_core::{ProgressRecord, RecordType, hash_of};
 use pgbaton_sinks::kafka::{BeginError, FenceError, Fenced, KafkaSession, SessionError, SinkEvent};
 use pgbaton_sinks::progress_topic;
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::broker::Broker;
 use crate::world::{
-    LIMIT, claim, claimed, close, committed, committed_values, open, outcome, read, record, target, write,
+    LIMIT, claim, claimed, close, committed, committed_values, open, outcome, raw_producer, read, record, target, write,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,17 +161,6 @@ async fn a_value_that_is_no_progress_record_stops_the_fence() {
     let error = KafkaSession::fence(&target, &open("b", 0, 2)).await.unwrap_err();
     assert!(matches!(error, FenceError::InvalidRecord { offset: 3, .. }), "{error}");
     assert_eq!(read(broker, &progress_topic("strange"), "read_committed").len(), 3);
-}
-
-/// A producer that goes past all our rules, with our transactional id.
-fn raw_producer(broker: &Broker, prefix: &str) -> BaseProducer {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", &broker.bootstrap)
-        .set("transactional.id", format!("pgbaton.{prefix}"))
-        .create()
-        .unwrap();
-    producer.init_transactions(LIMIT).unwrap();
-    producer
 }
 
 fn raw_transactions(broker: &Broker, prefix: &str, transactions: &[Vec<ProgressRecord>]) {

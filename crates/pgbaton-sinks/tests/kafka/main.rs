@@ -11,5 +11,6 @@ mod proxy;
 mod security;
 mod standby;
 mod topics;
+mod torn;
 mod transactions;
 mod world;

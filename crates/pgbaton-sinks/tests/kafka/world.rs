@@ -7,6 +7,7 @@ use pgbaton_core::{Lsn, Position, ProgressRecord, RecordType, SystemIdentifier, 
 use pgbaton_sinks::kafka::{Accepted, DataRecord, Fenced, KafkaSession, KafkaTarget, SinkEvent};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 use crate::broker::Broker;
@@ -101,6 +102,17 @@ pub async fn outcome(session: &mut KafkaSession, limit: Duration) -> SinkEvent {
 pub async fn committed(session: &mut KafkaSession) {
     let event = outcome(session, LIMIT).await;
     assert!(matches!(event, SinkEvent::Committed(_)), "{event:?}");
+}
+
+/// A producer that goes past all our rules, with our transactional id.
+pub fn raw_producer(broker: &Broker, prefix: &str) -> BaseProducer {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &broker.bootstrap)
+        .set("transactional.id", format!("pgbaton.{prefix}"))
+        .create()
+        .unwrap();
+    producer.init_transactions(LIMIT).unwrap();
+    producer
 }
 
 /// A record as a consumer sees it.
