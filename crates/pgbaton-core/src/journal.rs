@@ -3,7 +3,7 @@
 
 use crate::{
     AcceptMark, DivergenceMark, History, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, Position,
-    ProgressRecord, PublicationMark, RecordType, Resume, Term, Watermark, hash_of,
+    ProgressRecord, PublicationMark, RecordType, Resume, Term, Torn, Watermark, hash_of,
 };
 
 /// What every position-carrying record of a session repeats.
@@ -87,6 +87,8 @@ pub struct Journal {
     term: Term,
     number: u64,
     previous_hash: Option<String>,
+    /// Repeated until the position has passed it: a session that starts meanwhile has to read it back again.
+    torn: Option<Torn>,
 }
 
 /// What a claim tells consumers beside the new position.
@@ -110,7 +112,12 @@ pub struct ClaimRecords {
 impl Journal {
     /// The journal of a session that takes `term`, after a record with this hash (none: there was no record).
     pub fn new(facts: SessionFacts, term: Term, previous_hash: Option<String>) -> Self {
-        Journal { facts, term, number: 0, previous_hash }
+        Journal { facts, term, number: 0, previous_hash, torn: None }
+    }
+
+    /// The same after a torn transaction, which the records name until their position has passed it.
+    pub fn after(self, torn: Option<Torn>) -> Self {
+        Journal { torn, ..self }
     }
 
     /// The term of the session.
@@ -162,6 +169,10 @@ impl Journal {
 
     fn positioned(&mut self, record_type: RecordType, reached: &Reached, topics: Vec<String>) -> ProgressRecord {
         let record = self.unchained(record_type, reached, topics);
+        let passed = |torn: &Torn| torn.greatest_id.is_none_or(|id| reached.position.lsn > id.commit_lsn);
+        if record_type == RecordType::Close && self.torn.as_ref().is_some_and(passed) {
+            self.torn = None;
+        }
         self.chained(record)
     }
 
@@ -175,6 +186,7 @@ impl Journal {
             server_timeline: Some(facts.history.current()),
             last: reached.last.clone(),
             partial: reached.partial.clone(),
+            torn: self.torn.clone(),
             publication: Some(facts.publication.clone()),
             config_hash: Some(facts.config_hash.clone()),
             kafka_cluster: facts.kafka_cluster.clone(),

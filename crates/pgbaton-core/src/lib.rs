@@ -12,6 +12,7 @@ mod row;
 mod slot;
 mod stream;
 mod timeline;
+mod torn;
 mod verdict;
 mod worker;
 
@@ -30,6 +31,7 @@ pub use row::{Column, Datum, Relation, ReplicaIdentity, Row};
 pub use slot::{Reader, ReaderName, SlotFacts, SlotState};
 pub use stream::{Cutting, Publish, Status, Stream, StreamBreak};
 pub use timeline::{Fork, History, MalformedHistory, Timeline};
+pub use torn::{Found, Known, Remains};
 pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};
 pub use worker::{
     Cause, ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Identity, Input, Inspection,

@@ -131,28 +131,17 @@ pub fn judge_first_start(server: &Server, slot: &SlotState) -> Verdict {
 
 fn resume(recorded: &Recorded, server: &Server, slot: &SlotState) -> Result<(Resume, Option<DivergenceMark>), Gap> {
     let fork = identity(recorded, server)?;
-    if let Some(torn) = &recorded.torn {
-        return Err(Gap {
-            code: Code::TornTransaction,
-            timeline: recorded.position.timeline,
-            from_lsn: recorded.position.lsn,
-            to_lsn: torn.greatest_id.map(|id| id.commit_lsn),
-            text: format!(
-                "Kafka transaction {} of session {} became visible in part; what consumers saw of it has to be read back",
-                torn.number, torn.session
-            ),
-        });
-    }
-
     let position = cut(recorded.position, fork, server);
     let watermark = Watermark {
         timeline: server.history.owner_of_end(recorded.watermark.lsn.min(fork)),
         lsn: recorded.watermark.lsn.min(fork),
     };
     let half_published_phantom = recorded.partial.as_ref().filter(|partial| partial.final_lsn >= fork);
+    let torn_phantom = recorded.torn.as_ref().and_then(|torn| torn.greatest_id).map(|id| id.commit_lsn);
     let published_beyond = (recorded.position.lsn > fork)
         .then_some(recorded.position.lsn)
-        .max(half_published_phantom.map(|partial| partial.final_lsn));
+        .max(half_published_phantom.map(|partial| partial.final_lsn))
+        .max(torn_phantom.filter(|lsn| *lsn >= fork));
     let divergence = published_beyond.map(|to_lsn| DivergenceMark {
         old_timeline: recorded.history.owner_of(fork),
         old_timeline_last: recorded.history.owner_of_end(to_lsn),
@@ -475,10 +464,14 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_transaction_is_not_passed_over() {
+    fn what_a_torn_transaction_published_beyond_the_fork_is_phantom() {
         let mut case = case();
-        case.recorded.torn = Some(Torn { session: "s".into(), number: 9, greatest_id: None, count: 1 });
-        assert_eq!(stop(&case).code, Code::TornTransaction);
+        case.server.history = history(&[(1, 500), (2, 1100)], 3);
+        let torn = |id: &str| Some(Torn { session: "s".into(), number: 9, greatest_id: id.parse().ok(), count: 1 });
+        case.recorded.torn = torn("7/2/0/400/0");
+        assert_eq!(go_on(&case).1, None, "1024 is below the fork");
+        case.recorded.torn = torn("7/2/0/500/0");
+        assert_eq!(go_on(&case).1.map(|mark| (mark.from_lsn, mark.to_lsn)), Some((Lsn(1100), Lsn(0x500))));
     }
 
     #[test]

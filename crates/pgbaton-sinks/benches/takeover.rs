@@ -63,7 +63,7 @@ async fn dead(target: &KafkaTarget, open_transaction: bool) -> KafkaSession {
     if open_transaction {
         dead.prepare_topics(&[TOPIC]).await.unwrap();
         dead.begin(&open("dead", 1, 1)).unwrap();
-        write(&mut dead, TOPIC, "1", "lost");
+        write(&mut dead, TOPIC, "1", "lost").await;
         while dead.in_flight() > 0 {
             dead.event().await;
         }

@@ -1,9 +1,10 @@
 //! From what Fence read to what the claim says, or why there must be none.
 
 use super::facts::{ClaimPlan, FenceRead, Inspection, VerdictSeen};
+use crate::torn::torn;
 use crate::{
-    AcceptMark, Code, Gap, Journal, LeaseMark, Lsn, Marks, ProgressRecord, PublicationMark, Recorded, SessionFacts,
-    Term, Torn, Verdict, accept, accepts, judge, judge_first_start, without_contradiction,
+    AcceptMark, Code, Gap, Journal, Known, LeaseMark, Lsn, Marks, ProgressRecord, PublicationMark, Recorded,
+    SessionFacts, Term, Verdict, accept, accepts, judge, judge_first_start, without_contradiction,
 };
 
 /// Who claims, under which lease.
@@ -32,6 +33,8 @@ pub(super) enum Claiming {
     /// Write this, if the holder key still is ours. With a note where a greater lease revision than ours has claimed: then
     /// either it is not ours any more, or etcd counts anew.
     Claim { plan: Box<ClaimPlan>, etcd_counts_anew: bool },
+    /// Something was published that progress does not tell of: what, has to be read back before there is a verdict.
+    ReadBack(Known),
     /// Stop and tell a human. With what was recorded, to see when the cause is gone.
     Quarantine(Box<(Gap, Option<Recorded>)>),
 }
@@ -55,7 +58,15 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
 
     let recorded = match (last_record, &read.witness, &read.last_open) {
         (Some(record), _, _) => match Recorded::of(record) {
-            Some(recorded) => Some(Recorded { torn: torn(record, read.last_open.as_ref()), ..recorded }),
+            Some(recorded) => match (torn(record, read.last_open.as_ref()), &read.remains) {
+                (None, _) => Some(Recorded { torn: None, ..recorded }),
+                (Some((session, number)), Some(remains)) => {
+                    Some(Recorded { torn: Some(remains.mark(&session, number)), ..recorded })
+                }
+                (Some(_), None) => {
+                    return Claiming::ReadBack(Known::new(recorded.position, recorded.partial.as_ref()));
+                }
+            },
             None => return stop(missing("the last progress record carries no position"), None),
         },
         (None, None, None) => None,
@@ -97,7 +108,8 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         kafka_cluster: read.kafka_cluster.clone(),
         lease: LeaseMark { cluster_id: claimant.cluster_id.to_owned(), revision: claimant.revision, left },
     };
-    let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()));
+    let torn = recorded.as_ref().and_then(|recorded| recorded.torn.clone());
+    let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone())).after(torn);
     let records = journal.claim(&resume, recorded.is_none(), marks, inspection.topics.clone());
     let plan = Box::new(ClaimPlan {
         records,
@@ -105,6 +117,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         resume,
         history: server.history.clone(),
         in_chunks: claimant.in_chunks,
+        remains: read.remains.clone(),
         backend_pid: inspection.backend_pid,
     });
     Claiming::Claim { plan, etcd_counts_anew }
@@ -134,14 +147,6 @@ fn clusters_left(claimant: &Claimant<'_>, last: Option<&ProgressRecord>) -> Resu
         left.push(lease.cluster_id.clone());
     }
     Ok(left)
-}
-
-/// The last committed `open` must have been ended by the last position record: same session, same number.
-fn torn(record: &ProgressRecord, last_open: Option<&ProgressRecord>) -> Option<Torn> {
-    let open = last_open.filter(|open| (&open.session, open.number) != (&record.session, record.number));
-    record.torn.clone().or_else(|| {
-        open.map(|open| Torn { session: open.session.clone(), number: open.number, greatest_id: None, count: 0 })
-    })
 }
 
 fn missing(what: &str) -> Gap {

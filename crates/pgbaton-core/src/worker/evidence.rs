@@ -242,6 +242,7 @@ mod tests {
             write_position: Lsn(2000),
             slot: Some(SlotFacts { active_pid: reader, ..SlotFacts::default() }),
             reader_name: None,
+            reader_waits: false,
             publication_oid: None,
         }
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    ClaimRecords, Code, Gap, History, Journal, Lsn, Moment, ProgressRecord, ReaderName, Resume, Server, SlotFacts,
-    SlotState, SystemIdentifier, Tenure, Term, Timeline,
+    ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReaderName, Remains, Resume, Server,
+    SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline,
 };
 
 /// The holder key.
@@ -117,6 +117,8 @@ pub struct Observation {
     pub slot: Option<SlotFacts>,
     /// `application_name` of the slot's reader.
     pub reader_name: Option<String>,
+    /// The slot's reader waits for WAL or for its client: it has answered all that it was asked.
+    pub reader_waits: bool,
     /// The publication's OID.
     pub publication_oid: Option<u32>,
 }
@@ -156,6 +158,8 @@ pub struct FenceRead {
     /// Something may have been published before: the progress topic's beginning is gone, a checkpoint is in etcd, or a
     /// table topic ends in a record of ours. Says which.
     pub witness: Option<String>,
+    /// What a torn transaction has left, if it was asked for.
+    pub remains: Option<Remains>,
     /// Kafka's cluster id.
     pub kafka_cluster: Option<String>,
 }
@@ -274,10 +278,17 @@ pub enum Input {
     },
     /// A look that failed.
     NotObserved(Failure),
+    /// Nothing has come from the stream since then, though it was read and its server asked to answer.
+    StreamSilent {
+        /// When something came last.
+        since: Moment,
+    },
     /// The replication connection is open.
     Inspected(Box<Inspection>),
     /// Fence is done: the producer is fenced and progress read.
     SinkFenced(Box<FenceRead>),
+    /// What stands in the data topics beyond what progress knows of.
+    ReadBack(Remains),
     /// The claim is committed.
     Claimed,
     /// START_REPLICATION was accepted.
@@ -330,6 +341,8 @@ pub enum Effect {
     },
     /// New producer, `open`, read progress: SinkFenced, Broken.
     Fence,
+    /// Read back every data topic of the pipeline from its end to the first record that progress knows of: ReadBack, Broken.
+    ReadBack(Known),
     /// Write and commit: Claimed, Broken.
     Claim(Box<ClaimPlan>),
     /// Name the walsender, set its time-outs and start: Started, NotStarted, Broken.
@@ -378,6 +391,8 @@ pub struct ClaimPlan {
     pub history: History,
     /// Publish the first transaction in chunks from its first row.
     pub in_chunks: bool,
+    /// Not to be published once more.
+    pub remains: Option<Remains>,
     /// Backend of its replication connection.
     pub backend_pid: i32,
 }

@@ -12,6 +12,8 @@ use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState};
 const SLOT_FREE: Duration = Duration::from_secs(10);
 /// A stopping server is left after this, whatever is pending.
 const LEAVE_STOPPING: Duration = Duration::from_secs(2);
+/// A stream that answers nothing for this long is looked into.
+const DEAF: Duration = Duration::from_secs(10);
 /// How often the witness in etcd is written.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,8 @@ pub(super) struct Running {
     since: Moment,
     /// Looks in a row that did not show us on the slot.
     absent: u32,
+    /// Looks in a row that showed our walsender waiting.
+    waits: u32,
     /// The server is going down; the stream is closed then whatever is pending.
     pub close_by: Option<Moment>,
     pub checkpoint_due: Moment,
@@ -32,7 +36,7 @@ pub(super) struct Running {
 
 impl Worker {
     fn goes_on_guarded(&self, t: &InTenure) -> bool {
-        self.policy.fenced && self.policy.slot_guarded && t.claimed
+        self.policy.fenced && self.policy.slot_guarded && t.claimed && !t.challenged
     }
 
     pub(super) fn step(&mut self, now: Moment, t: &mut InTenure, input: Input, effects: &mut Vec<Effect>) {
@@ -64,8 +68,13 @@ impl Worker {
                 t.claims(&plan, effects);
                 Step::Claiming(inspection, plan)
             }
+            (Step::VerifyingBeforeVerdict(inspection, refusal), Input::HolderRead(Some(true))) => {
+                let (gap, recorded) = *refusal;
+                t.step = Step::Inspecting;
+                return self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+            }
             (
-                Step::VerifyingBeforeFence(_) | Step::VerifyingBeforeClaim(..),
+                Step::VerifyingBeforeFence(_) | Step::VerifyingBeforeClaim(..) | Step::VerifyingBeforeVerdict(..),
                 Input::HolderRead(answer @ (Some(false) | None)),
             ) => {
                 let after = if answer.is_none() { AfterSession::Retry } else { release(false, None) };
@@ -73,7 +82,11 @@ impl Worker {
                 return end(t, now, false, after, effects);
             }
             (Step::Fencing(inspection), Input::SinkFenced(read)) => {
-                return self.fenced(now, t, inspection, &read, effects);
+                return self.fenced(now, t, inspection, read, effects);
+            }
+            (Step::ReadingBack(inspection, read), Input::ReadBack(remains)) => {
+                let read = Box::new(FenceRead { remains: Some(remains), ..*read });
+                return self.decide(t, inspection, read, effects);
             }
             (Step::Claiming(inspection, plan), Input::Claimed) => {
                 t.claimed = true;
@@ -162,7 +175,7 @@ impl Worker {
         now: Moment,
         t: &mut InTenure,
         inspection: Box<Inspection>,
-        read: &FenceRead,
+        read: Box<FenceRead>,
         effects: &mut Vec<Effect>,
     ) {
         self.sink = None;
@@ -171,6 +184,16 @@ impl Worker {
             self.notice = Some((Code::Fenced, "another session has claimed while etcd was out of reach".to_owned()));
             return end(t, now, false, release(false, None), effects);
         }
+        self.decide(t, inspection, read, effects);
+    }
+
+    fn decide(
+        &mut self,
+        t: &mut InTenure,
+        inspection: Box<Inspection>,
+        read: Box<FenceRead>,
+        effects: &mut Vec<Effect>,
+    ) {
         let claimant = Claimant {
             worker: &self.identity.worker,
             config_hash: &self.identity.config_hash,
@@ -180,15 +203,27 @@ impl Worker {
             accepted: self.accepted(),
             accept_gaps: self.policy.accept_gaps,
         };
-        match decide(&claimant, &inspection, read) {
+        match decide(&claimant, &inspection, &read) {
+            Claiming::ReadBack(known) => {
+                effects.push(Effect::ReadBack(known));
+                t.step = Step::ReadingBack(inspection, read);
+            }
             Claiming::Quarantine(refusal) => {
-                let (gap, recorded) = *refusal;
-                self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+                effects.push(Effect::ReadHolder(t.tenure));
+                t.step = Step::VerifyingBeforeVerdict(inspection, refusal);
             }
             Claiming::Claim { plan, etcd_counts_anew } => {
                 if etcd_counts_anew {
                     let detail = "a greater lease revision than ours has claimed before: etcd was restored or wiped";
                     self.notice = Some((Code::EtcdReset, detail.to_owned()));
+                }
+                if let Some(torn) = plan.records.progress.last().and_then(|claim| claim.torn.as_ref()) {
+                    let detail = format!(
+                        "transaction {} of session {} became visible in part: {} records of it were read back, and are not \
+                         published once more",
+                        torn.number, torn.session, torn.count
+                    );
+                    self.notice = Some((Code::TornTransaction, detail));
                 }
                 effects.push(Effect::ReadHolder(t.tenure));
                 t.step = Step::VerifyingBeforeClaim(inspection, plan);
@@ -215,6 +250,7 @@ impl Worker {
             plan,
             since: now,
             absent: 0,
+            waits: 0,
             close_by: None,
             checkpoint_due: now + CHECKPOINT,
         });
@@ -273,7 +309,9 @@ impl Worker {
         effects.push(Effect::ClearVerdict);
         self.named_until = Some(asked_at + NAMED);
         self.failure = None;
-        if self.notice.as_ref().is_some_and(|(code, _)| *code != Code::EtcdReset) {
+        // What happened at the claim is told for as long as the tenure lasts.
+        let stays = |code: &Code| matches!(code, Code::EtcdReset | Code::TornTransaction);
+        if self.notice.as_ref().is_some_and(|(code, _)| !stays(code)) {
             self.notice = None;
         }
         t.failing_since = None;
@@ -301,6 +339,7 @@ impl Worker {
                 let reader = observation.slot.as_ref().and_then(|slot| slot.active_pid);
                 if reader == Some(running.backend_pid) && observation.postmaster_started == running.postmaster_started {
                     running.absent = 0;
+                    running.waits = if observation.reader_waits { running.waits + 1 } else { 0 };
                     // It answers and names us: what looked like a shutdown was somebody ending our connection.
                     running.close_by = None;
                     self.named_until = Some(asked_at + NAMED);
@@ -328,6 +367,20 @@ impl Worker {
                         t.step = Step::Streaming(running);
                         return end(t, now, false, AfterSession::Retry, effects);
                     }
+                }
+            }
+            Input::StreamSilent { since } if now.since(since) >= DEAF => {
+                // A walsender that decodes a huge transaction is silent for minutes; one that waits has answered us, and
+                // the answer did not arrive. Or nothing arrives from this server at all.
+                let blind = self.observed_at.is_none_or(|at| now.since(at) > FRESH);
+                if blind || running.waits >= 2 {
+                    self.failure = Some(Failure {
+                        code: Code::PostgresUnreachable,
+                        detail: format!("nothing has come from the stream for {} s", now.since(since).as_secs()),
+                        kind: FailureKind::Passing,
+                    });
+                    t.step = Step::Streaming(running);
+                    return end(t, now, false, AfterSession::Retry, effects);
                 }
             }
             Input::NotObserved(failure) if failure.kind == FailureKind::ShuttingDown => {

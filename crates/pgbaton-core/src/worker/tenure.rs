@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::facts::{ClaimPlan, Inspection, SessionEnd};
+use super::facts::{ClaimPlan, FailureKind, FenceRead, Inspection, SessionEnd};
 use super::steps::Running;
 use super::{Effect, FRESH, Input, PEER_MOVES, Peer, Quarantined, Role, State, Suspicion, Switch, Worker};
 use crate::{Code, Gap, Lsn, Moment, Recorded, Tenure, Timeline};
@@ -36,7 +36,11 @@ pub(super) enum Step {
     },
     VerifyingBeforeFence(Box<Inspection>),
     Fencing(Box<Inspection>),
+    /// A torn transaction was found.
+    ReadingBack(Box<Inspection>, Box<FenceRead>),
     VerifyingBeforeClaim(Box<Inspection>, Box<ClaimPlan>),
+    /// A verdict that stops the pipeline is spoken by the holder only: who was slow may have read what a newer one wrote.
+    VerifyingBeforeVerdict(Box<Inspection>, Box<(Gap, Option<Recorded>)>),
     Claiming(Box<Inspection>, Box<ClaimPlan>),
     Starting {
         running: Box<Running>,
@@ -76,6 +80,8 @@ pub(super) struct InTenure {
     pub claimed_last: bool,
     /// The session that is being made had no answer from etcd.
     pub unverified: bool,
+    /// A session was ended as a newer holder would end it, and etcd has not yet said that there is none.
+    pub challenged: bool,
     /// Since when no lease counts, and slot and sink are the only fences.
     pub guarded_since: Option<Moment>,
     /// The first of the failures that have come without a stream between them.
@@ -113,6 +119,7 @@ impl InTenure {
             sessions: VecDeque::new(),
             claimed_last: false,
             unverified: false,
+            challenged: false,
             guarded_since: None,
             failing_since: None,
             failures: 0,
@@ -124,7 +131,11 @@ impl InTenure {
             Step::Inspecting | Step::Freeing { .. } | Step::VerifyingBeforeFence(_) | Step::BackOff { .. } => {
                 State::Inspect
             }
-            Step::Fencing(_) | Step::VerifyingBeforeClaim(..) | Step::Claiming(..) => State::Fence,
+            Step::Fencing(_)
+            | Step::ReadingBack(..)
+            | Step::VerifyingBeforeClaim(..)
+            | Step::VerifyingBeforeVerdict(..)
+            | Step::Claiming(..) => State::Fence,
             Step::Starting { .. } | Step::Checking { .. } => State::Recover,
             Step::Streaming(_) => State::Stream,
             Step::Ending(AfterSession::Retry) => State::Inspect,
@@ -207,7 +218,8 @@ impl Worker {
             if guarded && tenure.claimed {
                 tenure.guarded_since.get_or_insert(now);
             }
-            if tenure.guarded_since.is_some_and(|since| now.since(since) < GUARDED_AT_MOST) {
+            let goes_on = tenure.guarded_since.is_some_and(|since| now.since(since) < GUARDED_AT_MOST);
+            if goes_on && !tenure.challenged {
                 return;
             }
             self.notice = Some((Code::EtcdUnreachable, "the lease could not be renewed in time".to_owned()));
@@ -246,6 +258,7 @@ impl Worker {
         match input {
             Input::KeptAlive { asked_at, ttl } => {
                 t.tenure.renewed(asked_at, ttl);
+                t.challenged = false;
                 if now < t.tenure.stop_at() {
                     t.guarded_since = None;
                 }
@@ -278,7 +291,10 @@ impl Worker {
 
     fn in_ending(&mut self, now: Moment, mut t: InTenure, input: Input, effects: &mut Vec<Effect>) -> Role {
         match input {
-            Input::KeptAlive { asked_at, ttl } => t.tenure.renewed(asked_at, ttl),
+            Input::KeptAlive { asked_at, ttl } => {
+                t.tenure.renewed(asked_at, ttl);
+                t.challenged = false;
+            }
             // The session is being closed for another one: what forbids that turns it into the end of the tenure.
             Input::LeaseLost(_) | Input::Shutdown | Input::Handover(_)
                 if !matches!(t.step, Step::Ending(AfterSession::Release(_))) =>
@@ -326,6 +342,11 @@ impl Worker {
         if matches!(t.step, Step::BackOff { .. } | Step::Stalled { .. }) {
             return; // What broke is closed already.
         }
+        t.challenged |= match &broken {
+            SessionEnd::Stream(failure) => failure.kind == FailureKind::ShuttingDown && t.running().is_some(),
+            SessionEnd::Sink { code, .. } => *code == Code::Fenced,
+            _ => false,
+        };
         let after = match broken {
             SessionEnd::Stream(failure) if failure.code == Code::WalRemoved => {
                 let watermark = t.running().map(|running| running.plan.resume.watermark);

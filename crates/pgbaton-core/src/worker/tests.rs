@@ -116,6 +116,7 @@ fn observation(reader: Option<i32>, confirmed: u64) -> Observation {
             ..SlotFacts::default()
         }),
         reader_name: None,
+        reader_waits: false,
         publication_oid: Some(16400),
     }
 }
@@ -140,7 +141,14 @@ fn inspection() -> Inspection {
 }
 
 fn nothing_read() -> FenceRead {
-    FenceRead { session: "s2".into(), position: None, last_open: None, witness: None, kafka_cluster: None }
+    FenceRead {
+        session: "s2".into(),
+        position: None,
+        last_open: None,
+        witness: None,
+        remains: None,
+        kafka_cluster: None,
+    }
 }
 
 /// What an earlier session of this worker has left.
@@ -383,6 +391,8 @@ fn a_missing_slot_is_judged_after_progress_was_read_and_quarantines() {
     bench.tell(Input::Inspected(Box::new(found)));
     bench.tell(Input::HolderRead(Some(true)));
     let effects = bench.tell(Input::SinkFenced(Box::new(read_after_one_session())));
+    assert!(matches!(effects[..], [Effect::ReadHolder(_)]), "only the holder speaks a verdict: {effects:?}");
+    let effects = bench.tell(Input::HolderRead(Some(true)));
     assert!(matches!(effects[..], [Effect::EndSession { commit: false, .. }]), "{effects:?}");
     let effects = bench.tell(Input::SessionEnded);
     assert!(matches!(effects[..], [Effect::WriteVerdict(_), Effect::Release { handover: false, .. }]), "{effects:?}");
@@ -410,15 +420,47 @@ fn a_slot_that_moves_past_what_is_durable_while_streaming_quarantines() {
 }
 
 #[test]
-fn an_open_without_its_end_is_a_torn_transaction() {
+fn a_torn_transaction_is_read_back_before_the_verdict_and_named_by_the_claim() {
     let mut bench = Bench::new();
     bench.win();
     let mut read = read_after_one_session();
     read.last_open = Some(ProgressRecord { number: 4, ..crate::first_open("s1", "worker-1") });
-    bench.claim(read);
-    bench.tell(Input::SessionEnded);
-    bench.tell(Input::Released);
-    assert_eq!(bench.worker.gap().map(|gap| gap.code), Some(Code::TornTransaction));
+    let effects = bench.claim(read);
+    let [Effect::ReadBack(known)] = &effects[..] else { panic!("not read back: {effects:?}") };
+    let left: crate::EventId = "7/1/0/400/0".parse().unwrap();
+    assert!(known.is_beyond(&left));
+    let found = crate::Found { topic: "orders.public.items".into(), key: None, id: left };
+    let effects = bench.tell(Input::ReadBack(crate::Remains::new(vec![found])));
+    assert!(matches!(effects[..], [Effect::ReadHolder(_)]), "{effects:?}");
+    let effects = bench.tell(Input::HolderRead(Some(true)));
+    let plan = claimed(&effects);
+    let torn = plan.records.progress[0].torn.as_ref().expect("the claim names it");
+    assert_eq!((torn.number, torn.count, torn.greatest_id), (4, 1, Some(left)));
+    assert!(plan.remains.as_ref().is_some_and(|remains| remains.hold("orders.public.items", None, &left)));
+    assert_eq!(bench.worker.reasons()[0].0, Code::TornTransaction);
+}
+
+#[test]
+fn a_slow_worker_that_is_no_holder_any_more_speaks_no_verdict() {
+    let mut bench = Bench::new();
+    bench.win();
+    bench.claim(FenceRead { witness: Some("a newer holder has published".into()), ..nothing_read() });
+    let effects = bench.tell(Input::HolderRead(Some(false)));
+    assert!(matches!(effects[..], [Effect::EndSession { .. }]), "{effects:?}");
+    let effects = bench.tell(Input::SessionEnded);
+    assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}");
+}
+
+#[test]
+fn without_etcd_a_session_that_was_ended_from_outside_has_no_successor() {
+    let mut bench = Bench::new();
+    bench.stream();
+    without_etcd(&mut bench);
+    let terminated =
+        Failure { code: Code::PostgresUnreachable, detail: "57P01".into(), kind: FailureKind::ShuttingDown };
+    bench.tell(Input::Broken(SessionEnd::Stream(terminated)));
+    bench.tell(Input::Tick);
+    assert_eq!(bench.worker.state(), State::Drain, "a newer holder may have ended it");
 }
 
 #[test]
@@ -426,6 +468,7 @@ fn progress_that_should_be_there_is_not_started_anew() {
     let mut bench = Bench::new();
     bench.win();
     bench.claim(FenceRead { witness: Some("etcd holds a checkpoint".into()), ..nothing_read() });
+    bench.tell(Input::HolderRead(Some(true)));
     bench.tell(Input::SessionEnded);
     bench.tell(Input::Released);
     assert_eq!(bench.worker.gap().map(|gap| gap.code), Some(Code::ProgressMissing));
@@ -498,6 +541,7 @@ fn an_identity_verdict_needs_ten_seconds_and_two_connections() {
         bench.tell(wrong());
         bench.tell(Input::HolderRead(Some(true)));
         bench.tell(Input::SinkFenced(Box::new(read_after_one_session())));
+        bench.tell(Input::HolderRead(Some(true)));
         let effects = bench.tell(Input::SessionEnded);
         if matches!(effects[..], [Effect::WriteVerdict(_), ..]) {
             assert!(attempt >= 10, "after {attempt} seconds");
@@ -747,6 +791,7 @@ fn an_accepted_gap_is_left_with_a_marker_and_another_gap_is_not() {
     bench.tell(Input::Inspected(Box::new(inspection.clone())));
     bench.tell(Input::HolderRead(Some(true)));
     bench.tell(Input::SinkFenced(Box::new(read_after_one_session())));
+    bench.tell(Input::HolderRead(Some(true)));
     bench.tell(Input::SessionEnded);
     bench.tell(Input::Released);
     assert_eq!(bench.worker.gap().map(|gap| gap.code), Some(Code::SlotAhead));
@@ -768,4 +813,21 @@ fn an_accepted_gap_is_left_with_a_marker_and_another_gap_is_not() {
     let plan = claimed(&effects);
     assert_eq!(plan.records.markers[0].accepted.map(|mark| mark.to_lsn), Some(Some(Lsn(1500))));
     assert_eq!(plan.resume.position.lsn, Lsn(1500));
+}
+
+#[test]
+fn a_silent_stream_is_left_when_its_walsender_waits_and_not_while_it_works() {
+    for (waits, leaves) in [(true, true), (false, false)] {
+        let mut bench = Bench::new();
+        bench.stream();
+        let since = bench.now;
+        for _ in 0..15 {
+            bench.now = bench.now + Duration::from_secs(1);
+            bench.keep_alive();
+            let looked = Observation { reader_waits: waits, ..observation(Some(MY_BACKEND), 900) };
+            bench.tell(Input::Observed { asked_at: bench.now, observation: looked, durable: None });
+            bench.tell(Input::StreamSilent { since });
+        }
+        assert_eq!(bench.worker.state() != State::Stream, leaves);
+    }
 }

@@ -207,6 +207,11 @@ impl Producer {
         })
     }
 
+    /// Waits until `count` records in all since the instance was created are acknowledged, at most for X.
+    pub fn wait_for(&self, count: u64, cancelled: &Cancelled) -> Result<(), SessionError> {
+        self.drain(count, Instant::now() + self.transaction_timeout, cancelled)
+    }
+
     /// Commits the open transaction, whose last record makes `count` records in all since the instance was created.
     /// The coordinator's part may take as long as `limit`.
     pub fn commit(&self, count: u64, limit: Duration, cancelled: &Cancelled) -> Result<CommitReport, SessionError> {

@@ -22,6 +22,7 @@ use super::back::{FoundRecord, ReadBackError, read_back};
 use super::calls::Calls;
 use super::clients::Clients;
 use super::contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
+use super::fault::KafkaFault;
 use super::fence::{ABORT_LIMIT, Established, FenceError, establish, queue_full};
 use super::instance::{Instance, ORDINARY};
 use super::outcome::{CommitReport, SessionError};
@@ -30,6 +31,7 @@ use super::taint::Taint;
 use super::target::KafkaTarget;
 use super::told::lock;
 use super::topics::{TopicError, TopicShape};
+use super::witness::table_topics;
 use crate::topic::partition;
 
 /// A session that has fenced all older ones, and what they have left.
@@ -51,6 +53,8 @@ pub struct KafkaSession {
     outcome: Arc<Mutex<Option<Result<CommitReport, SessionError>>>>,
     /// Records handed to the library since the instance was created.
     sent: u64,
+    /// How many of them are acknowledged at least when the open transaction's first record is.
+    open_by: u64,
     topics: HashMap<String, TopicShape>,
 }
 
@@ -85,6 +89,7 @@ impl KafkaSession {
             phase: Phase::Open,
             outcome: Arc::default(),
             sent: 1,
+            open_by: 1,
             topics: HashMap::new(),
         };
         Ok(Fenced { session, read })
@@ -108,6 +113,13 @@ impl KafkaSession {
         }
     }
 
+    /// Every topic of a table below `prefix`, whether its table is still published or not.
+    pub async fn table_topics(&self, prefix: &str) -> Result<Vec<String>, KafkaFault> {
+        let (established, prefix) = (Arc::clone(self.established()), prefix.to_owned());
+        let topics = self.calls.run(move || table_topics(established.topics.reader(), &prefix)).await?;
+        Ok(topics.into_iter().map(|(topic, _)| topic).collect())
+    }
+
     /// Reads what stands at the ends of `topics` and is beyond the progress, as `is_beyond` knows it by its id: what a torn
     /// transaction has left. In no order. For a session whose claim is not written yet, so that nobody writes meanwhile.
     ///
@@ -124,7 +136,9 @@ impl KafkaSession {
         self.calls.run(move || read_back(established.topics.reader(), &topics, &is_beyond, deadline)).await
     }
 
-    /// Begins a transaction with `open` as its first record. Does not block.
+    /// Begins a transaction with `open` as its first record. Does not block. Data is taken once `open` is acknowledged: the
+    /// leaders of its partitions are other brokers than the progress topic's, and a late end of an older transaction that
+    /// falls between would leave data without any trace of a transaction.
     pub fn begin(&mut self, open: &ProgressRecord) -> Result<(), BeginError> {
         match &self.phase {
             Phase::Idle => {}
@@ -147,6 +161,7 @@ impl KafkaSession {
         match begun {
             Ok(()) => {
                 self.sent += 1;
+                self.open_by = self.sent;
                 self.phase = Phase::Open;
                 Ok(())
             }
@@ -168,6 +183,9 @@ impl KafkaSession {
         let Some(shape) = self.topics.get(topic) else {
             return Err(WriteError::TopicNotPrepared(topic.to_owned()));
         };
+        if self.instance().delivered() < self.open_by {
+            return Ok(Accepted::QueueFull);
+        }
         let producer = &self.established().producer;
         let mut out = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, ORDINARY)
             .partition(partition(topic, key, shape.partitions))
@@ -259,17 +277,21 @@ impl KafkaSession {
             Phase::Idle | Phase::Committing => panic!("a commit needs an open transaction"),
         }
         self.phase = Phase::Committing;
-        self.sent += (records.len() + markers.len()) as u64;
+        // What ends the transaction is written when everything before it is acknowledged, for the same reason that `open`
+        // is: were it taken first, a late end could commit the position without the data.
+        let before = self.sent + markers.len() as u64;
+        self.sent = before + records.len() as u64;
         let established = Arc::clone(self.established());
         let outcome = Arc::clone(&self.outcome);
         let (count, cancelled) = (self.sent, self.calls.cancelled().clone());
         self.calls.submit(move || {
             let Established { producer, names, .. } = &*established;
-            let ended = markers
-                .iter()
-                .map(|record| (&names.markers, record))
-                .chain(records.iter().map(|record| (&names.progress, record)))
-                .try_for_each(|(topic, record)| producer.write(topic, record, &cancelled))
+            let write = |topic: &str, records: &[ProgressRecord]| {
+                records.iter().try_for_each(|record| producer.write(topic, record, &cancelled))
+            };
+            let ended = write(&names.markers, &markers)
+                .and_then(|()| producer.wait_for(before, &cancelled))
+                .and_then(|()| write(&names.progress, &records))
                 .and_then(|()| producer.commit(count, limit, &cancelled));
             *lock(&outcome) = Some(ended);
             producer.instance().wake.notify_one();

@@ -26,12 +26,10 @@ pub(super) fn find_record_of_ours(
     let doing = "look for records that were published before";
     let failed = |error: KafkaError| KafkaFault::from_error(&error, doing);
     let consumer = reader.consumer();
-    let metadata = consumer.fetch_metadata(None, ADMIN_LIMIT).map_err(failed)?;
     let mut tails = TopicPartitionList::new();
-    for topic in metadata.topics().iter().filter(|topic| is_table_topic(topic.name(), prefix)) {
-        for partition in topic.partitions() {
-            let tail = Offset::OffsetTail(TAIL);
-            tails.add_partition_offset(topic.name(), partition.id(), tail).map_err(failed)?;
+    for (topic, partitions) in table_topics(reader, prefix)? {
+        for partition in 0..partitions {
+            tails.add_partition_offset(&topic, partition, Offset::OffsetTail(TAIL)).map_err(failed)?;
         }
     }
     if tails.count() == 0 {
@@ -42,6 +40,16 @@ pub(super) fn find_record_of_ours(
     // Nothing is fetched any more from here on; a failure leaves an idle assignment behind.
     let _ = consumer.unassign();
     found
+}
+
+/// Every topic of a table below `prefix`, with its number of partitions.
+pub(super) fn table_topics(reader: &Reader, prefix: &str) -> Result<Vec<(String, i32)>, KafkaFault> {
+    let metadata = reader
+        .consumer()
+        .fetch_metadata(None, ADMIN_LIMIT)
+        .map_err(|error| KafkaFault::from_error(&error, "list the topics of the tables"))?;
+    let topics = metadata.topics().iter().filter(|topic| is_table_topic(topic.name(), prefix));
+    Ok(topics.map(|topic| (topic.name().to_owned(), i32::try_from(topic.partitions().len()).unwrap_or(0))).collect())
 }
 
 /// `PREFIX.SCHEMA.TABLE`, and not a topic of another pipeline whose prefix begins with ours and a dot.

@@ -53,7 +53,7 @@ async fn the_death_of_the_coordinator_loses_nothing_and_doubles_nothing() {
     let mut session = claimed(&target, "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", "first");
+    write(&mut session, topic, "1", "first").await;
     while session.in_flight() > 0 {
         assert_eq!(session.event().await, SinkEvent::Delivered);
     }
@@ -73,7 +73,7 @@ async fn the_death_of_the_coordinator_loses_nothing_and_doubles_nothing() {
     let mut session = claimed_at_last(&target, "b", 2).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("b", 1, 2)).unwrap();
-    write(&mut session, topic, "1", "second");
+    write(&mut session, topic, "1", "second").await;
     session.commit(&close("b", 1, 2), LIMIT);
     committed(&mut session).await;
     expected.push("second");

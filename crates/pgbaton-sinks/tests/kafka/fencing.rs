@@ -50,7 +50,7 @@ async fn an_older_session_is_fenced_and_its_open_transaction_never_seen() {
     let mut old = claimed(&target, "old", 1).await;
     old.prepare_topics(&["older.public.items"]).await.unwrap();
     old.begin(&open("old", 1, 1)).unwrap();
-    write(&mut old, "older.public.items", "1", "of the old session");
+    write(&mut old, "older.public.items", "1", "of the old session").await;
 
     let mut new = claimed(&target, "new", 2).await;
     old.commit(&close("old", 1, 1), LIMIT);
@@ -59,7 +59,7 @@ async fn an_older_session_is_fenced_and_its_open_transaction_never_seen() {
 
     new.begin(&open("new", 1, 2)).unwrap();
     new.prepare_topics(&["older.public.items"]).await.unwrap();
-    write(&mut new, "older.public.items", "1", "of the new session");
+    write(&mut new, "older.public.items", "1", "of the new session").await;
     new.commit(&close("new", 1, 2), LIMIT);
     committed(&mut new).await;
     assert_eq!(committed_values(broker, "older.public.items"), ["of the new session"]);
@@ -90,7 +90,7 @@ async fn the_transaction_that_a_dead_worker_left_open_is_ended_by_the_next_fence
     let mut dead = claimed(&target, "dead", 1).await;
     dead.prepare_topics(&["dead.public.items"]).await.unwrap();
     dead.begin(&open("dead", 1, 1)).unwrap();
-    write(&mut dead, "dead.public.items", "1", "never committed");
+    write(&mut dead, "dead.public.items", "1", "never committed").await;
     assert_eq!(dead.event().await, SinkEvent::Delivered);
     drop(dead);
 
@@ -110,7 +110,7 @@ async fn a_table_topic_with_a_record_of_ours_speaks_against_a_first_start() {
     let Fenced { read, .. } = KafkaSession::fence(&target(broker, "witness"), &open("a", 0, 1)).await.unwrap();
     assert_eq!(read.witness, None);
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", "published");
+    write(&mut session, topic, "1", "published").await;
     session.commit(&close("a", 1, 1), LIMIT);
     committed(&mut session).await;
     let Fenced { read, .. } = KafkaSession::fence(&target(broker, "witness"), &open("a", 0, 1)).await.unwrap();

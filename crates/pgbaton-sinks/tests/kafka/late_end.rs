@@ -26,7 +26,7 @@ async fn after_an_end_that_had_to_be_sent_twice_only_a_new_instance_begins_and_t
     let mut session = claimed(&target, "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", "first");
+    write(&mut session, topic, "1", "first").await;
     proxy.arm();
     session.commit(&close("a", 1, 1), LIMIT);
     committed(&mut session).await;
@@ -38,13 +38,13 @@ async fn after_an_end_that_had_to_be_sent_twice_only_a_new_instance_begins_and_t
     let mut session = claimed(&target, "b", 2).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("b", 1, 2)).unwrap();
-    write(&mut session, topic, "1", "second");
+    write(&mut session, topic, "1", "second").await;
     while session.in_flight() > 0 {
         assert_eq!(session.event().await, SinkEvent::Delivered);
     }
     late.release();
     assert_eq!(committed_values(&broker, topic), ["first"]);
-    write(&mut session, topic, "1", "third");
+    write(&mut session, topic, "1", "third").await;
     session.commit(&close("b", 1, 2), LIMIT);
     committed(&mut session).await;
     assert_eq!(committed_values(&broker, topic), ["first", "second", "third"]);

@@ -16,14 +16,14 @@ async fn a_frozen_broker_stalls_the_session_without_blocking_and_everything_is_w
     let mut session = claimed(&target, "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", "before");
+    write(&mut session, topic, "1", "before").await;
     while session.in_flight() > 0 {
         assert_eq!(session.event().await, SinkEvent::Delivered);
     }
 
     broker.stop();
     let began = Instant::now();
-    write(&mut session, topic, "1", "while frozen");
+    write(&mut session, topic, "1", "while frozen").await;
     session.commit(&close("a", 1, 1), LIMIT);
     assert!(began.elapsed() < Duration::from_millis(100), "a call blocked");
     let silence = tokio::time::timeout(Duration::from_millis(1500), session.event()).await;

@@ -14,7 +14,7 @@ async fn data_and_close_become_visible_together_and_not_before_the_commit() {
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
     for key in 0..50 {
-        write(&mut session, topic, &key.to_string(), "v");
+        write(&mut session, topic, &key.to_string(), "v").await;
     }
     while session.in_flight() > 0 {
         assert_eq!(session.event().await, SinkEvent::Delivered);
@@ -43,13 +43,13 @@ async fn an_aborted_transaction_is_never_seen() {
     let mut session = claimed(&target, "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", "aborted");
+    write(&mut session, topic, "1", "aborted").await;
     session.abort().await;
 
     let mut session = claimed(&target, "b", 2).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("b", 1, 2)).unwrap();
-    write(&mut session, topic, "1", "committed");
+    write(&mut session, topic, "1", "committed").await;
     session.commit(&close("b", 1, 2), LIMIT);
     committed(&mut session).await;
     assert_eq!(committed_values(broker, topic), ["committed"]);
@@ -64,7 +64,7 @@ async fn transactions_follow_one_another_without_taint_and_no_two_overlap() {
     for number in 1..=100 {
         session.begin(&open("a", number, 1)).unwrap();
         assert_eq!(session.begin(&open("a", number, 1)), Err(BeginError::NotOver));
-        write(&mut session, topic, "1", &number.to_string());
+        write(&mut session, topic, "1", &number.to_string()).await;
         session.commit(&close("a", number, 1), LIMIT);
         let late = DataRecord { topic, key: None, value: None, headers: &[] };
         assert_eq!(session.write(&late), Err(WriteError::NoTransaction));
@@ -104,6 +104,7 @@ async fn a_record_that_the_library_cannot_take_is_named_with_its_size_and_the_li
     let mut session = claimed(&target(Broker::shared(), "large"), "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
+    assert_eq!(session.event().await, SinkEvent::Delivered);
     let value = vec![b'x'; 2_000_000];
     let record = DataRecord { topic, key: Some(b"1"), value: Some(&value), headers: &[] };
     let error = session.write(&record).unwrap_err();
@@ -121,7 +122,7 @@ async fn a_record_that_the_broker_refuses_for_its_size_ends_the_session() {
     let mut session = claimed(&target, "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", &"x".repeat(2_000_000));
+    write(&mut session, topic, "1", &"x".repeat(2_000_000)).await;
     let event = outcome(&mut session, LIMIT).await;
     let large = SessionError::RecordTooLarge { topic: topic.to_owned(), bytes: 2_000_001, limit: 1_048_588 };
     assert_eq!(event, SinkEvent::Failed(large));
@@ -134,7 +135,7 @@ async fn where_the_cluster_takes_larger_records_so_do_we() {
     let mut session = claimed(&target(&broker, "roomy"), "a", 1).await;
     session.prepare_topics(&[topic]).await.unwrap();
     session.begin(&open("a", 1, 1)).unwrap();
-    write(&mut session, topic, "1", &"x".repeat(2_000_000));
+    write(&mut session, topic, "1", &"x".repeat(2_000_000)).await;
     session.commit(&close("a", 1, 1), LIMIT);
     committed(&mut session).await;
     assert_eq!(committed_values(&broker, topic).len(), 1);

@@ -79,11 +79,13 @@ pub async fn claimed(target: &KafkaTarget, session: &str, term: u64) -> KafkaSes
     kafka
 }
 
-/// Writes a record that has to be taken at once.
-pub fn write(session: &mut KafkaSession, topic: &str, key: &str, value: &str) {
+/// Writes a record, which is taken once the transaction's `open` is acknowledged.
+pub async fn write(session: &mut KafkaSession, topic: &str, key: &str, value: &str) {
     let headers: [(&str, &[u8]); 2] = [("pgbaton.id", b"1/1/0/1/0"), ("pgbaton.term", b"1")];
     let record = DataRecord { topic, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers: &headers };
-    assert_eq!(session.write(&record).unwrap(), Accepted::Queued);
+    while session.write(&record).unwrap() == Accepted::QueueFull {
+        assert_eq!(session.event().await, SinkEvent::Delivered);
+    }
 }
 
 /// The next event but for deliveries.

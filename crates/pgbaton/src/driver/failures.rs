@@ -2,7 +2,7 @@
 
 use pgbaton_core::{Code, Failure, FailureKind, SessionEnd};
 use pgbaton_postgres::{ConnectError, Meaning, QueryError, StreamError};
-use pgbaton_sinks::kafka::{FenceError, KafkaFault, SessionError, TopicError};
+use pgbaton_sinks::kafka::{FenceError, KafkaFault, ReadBackError, SessionError, TopicError};
 
 /// A failure after which one tries again.
 pub fn passing(code: Code, detail: String) -> Failure {
@@ -67,6 +67,14 @@ pub fn session(error: &SessionError) -> SessionEnd {
         SessionError::OutcomeUnknown { .. } | SessionError::NotCommitted { .. } | SessionError::NotDelivered { .. } => {
             SessionEnd::ProducerSpent(error.to_string())
         }
+    }
+}
+
+/// What a torn transaction has left could not be read back.
+pub fn read_back(error: &ReadBackError) -> (Code, String) {
+    match error {
+        ReadBackError::Kafka(fault) => kafka(fault),
+        ReadBackError::TooMuch | ReadBackError::InvalidId { .. } => (Code::TornTransaction, error.to_string()),
     }
 }
 

@@ -43,6 +43,7 @@ pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result
         retained_bytes: seen.retained_bytes(),
         write_position: seen.wal_lsn.unwrap_or(Lsn::INVALID),
     };
+    let waits = seen.reader.as_ref().and_then(|reader| reader.wait_event.as_deref());
     let observation = Observation {
         system_identifier: SystemIdentifier(seen.system_identifier),
         timeline: seen.timeline,
@@ -50,6 +51,7 @@ pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result
         postmaster_started: seen.postmaster_start,
         write_position: extra.write_position,
         slot: seen.slot.map(facts),
+        reader_waits: matches!(waits, Some("WalSenderMain" | "WalSenderWaitForWAL")),
         reader_name: seen.reader.filter(|reader| reader.walsender).and_then(|reader| reader.application_name),
         publication_oid: rows.first().and_then(|row| row.at(0)).and_then(|oid| oid.parse().ok()),
     };

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Code, Failure, FenceRead, Input, Inspection, Lsn, Moment, ReaderName, SessionEnd, Tenure, first_open,
+    ClaimPlan, Code, Failure, FenceRead, Found, Input, Inspection, Known, Lsn, Moment, ReaderName, Remains, SessionEnd,
+    Tenure, first_open,
 };
 use pgbaton_postgres::{Conninfo, ReplicationConnection};
-use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaStandby};
+use pgbaton_sinks::kafka::{Fenced, FoundRecord, KafkaSession, KafkaStandby};
 use tokio::time::timeout;
 
 use super::publishing::{COMMIT_LIMIT, Publishing};
@@ -22,6 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Init, `open` and reading progress. Reading alone may take half of the transaction time-out, 30 s, and then says itself
 /// what blocks it.
 const FENCE_LIMIT: Duration = Duration::from_secs(50);
+/// Reading back what a torn transaction has left, while our own claim's transaction is open.
+const READ_BACK_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a session has so far.
 #[derive(Default)]
@@ -48,6 +51,8 @@ pub enum Step {
     HolderRead(Option<bool>),
     /// Fenced and read.
     Fenced(KafkaSession, Box<FenceRead>),
+    /// What a torn transaction has left.
+    ReadBack(KafkaSession, Remains),
     /// The claim is committed.
     Claimed(KafkaSession),
     /// The server streams.
@@ -107,9 +112,31 @@ pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Arc<Etcd>, worker: String, se
         position: read.position.map(|stored| (stored.record, stored.hash)),
         last_open: read.last_open,
         witness,
+        remains: None,
         kafka_cluster: read.kafka_cluster,
     };
     Step::Fenced(sink, Box::new(read))
+}
+
+/// Reads back what stands in the topics of the pipeline's tables beyond what progress knows of.
+pub async fn read_back(sink: KafkaSession, prefix: String, known: Known) -> Step {
+    let reading = async {
+        let topics = sink.table_topics(&prefix).await.map_err(|fault| failures::kafka(&fault))?;
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        let found = sink.read_back(&topics, move |id| known.is_beyond(id), READ_BACK_LIMIT).await;
+        found.map_err(|error| failures::read_back(&error))
+    };
+    match reading.await {
+        Ok(found) => {
+            let found = found.into_iter().map(|FoundRecord { topic, key, id, .. }| Found { topic, key, id });
+            let remains = Remains::new(found.collect());
+            Step::ReadBack(sink, remains)
+        }
+        Err((code, detail)) => {
+            sink.abort().await;
+            Step::Broken(SessionEnd::Sink { code, detail })
+        }
+    }
 }
 
 /// Makes the topics that are missing, writes the claim and commits it. Topics are made only now: a pipeline that may not

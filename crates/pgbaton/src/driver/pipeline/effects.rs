@@ -56,6 +56,10 @@ impl Pipeline {
                 }
                 Err(error) => error!(%error, "no random bytes for a session id"),
             },
+            Effect::ReadBack(known) => {
+                let Some(sink) = self.session.sink.take() else { return };
+                self.step(session::read_back(sink, self.wanted.topic_prefix.clone(), known));
+            }
             Effect::Claim(plan) => {
                 let Some(sink) = self.session.sink.take() else { return };
                 self.reporter.claims(&plan);

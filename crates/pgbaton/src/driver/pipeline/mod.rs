@@ -115,10 +115,12 @@ impl Pipeline {
                 },
             };
             self.handle(input);
-            if let Some(publishing) = &mut self.session.publishing
-                && let Err(end) = publishing.turn().await
-            {
-                self.handle(Input::Broken(end));
+            if let Some(publishing) = &mut self.session.publishing {
+                if let Err(end) = publishing.turn().await {
+                    self.handle(Input::Broken(end));
+                } else if let Some(since) = publishing.silent_since(boottime()) {
+                    self.handle(Input::StreamSilent { since });
+                }
             }
             self.report();
         }
@@ -182,6 +184,10 @@ impl Pipeline {
             Step::Fenced(sink, read) => {
                 self.session.sink = Some(sink);
                 Input::SinkFenced(read)
+            }
+            Step::ReadBack(sink, remains) => {
+                self.session.sink = Some(sink);
+                Input::ReadBack(remains)
             }
             Step::Claimed(sink) => {
                 self.session.sink = Some(sink);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use pgbaton_core::{ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, SessionEnd, Stream, StreamBreak};
+use pgbaton_core::{ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak};
 use pgbaton_postgres::{Frame, ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
 use pgbaton_sinks::kafka::{BeginError, KafkaSession, SinkEvent};
@@ -27,6 +27,10 @@ const IN_FLIGHT_RECORDS: u64 = 100_000;
 const TURN: usize = 512;
 /// Status updates go out this often, unasked.
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
+/// After this much silence they ask for an answer.
+const ASK_AFTER: Duration = Duration::from_secs(2);
+/// Silence is told from here on.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// The sink has moved nothing for this long: the stream is closed on purpose.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// The coordinator's part of a commit.
@@ -57,6 +61,10 @@ pub struct Publishing {
     published_some: bool,
     last_commit_lsn: Option<Lsn>,
     status_due: Moment,
+    /// When something came from PostgreSQL last, or was not read for want of room.
+    heard: Moment,
+    /// Published by a torn transaction, and not published once more.
+    remains: Option<Remains>,
     /// When the sink moved last, or the oldest pending record was handed to it.
     moved: Option<Moment>,
     average_record: u64,
@@ -111,6 +119,8 @@ impl Publishing {
             published_some: false,
             last_commit_lsn: None,
             status_due: now + STATUS_PERIOD,
+            heard: now,
+            remains: plan.remains.clone(),
             moved: None,
             average_record: 512,
             named: plan.topics().iter().cloned().collect(),
@@ -149,6 +159,9 @@ impl Publishing {
         let now = boottime();
         let until = until.min(self.status_due).min(self.stream.deadline().unwrap_or(until));
         let room = self.backlog_bytes < BACKLOG_BYTES;
+        if !room {
+            self.heard = now;
+        }
         if self.has_work() {
             // Looks at the sink in passing, so that a long backlog hides neither its failure nor its progress.
             tokio::select! {
@@ -217,7 +230,13 @@ impl Publishing {
     fn tell(&mut self, now: Moment) -> Result<(), SessionEnd> {
         self.status_due = now + STATUS_PERIOD;
         let status = self.stream.status();
-        self.connection.send_status(status.write, status.flush, status.flush, false).map_err(stream_end)
+        let ask = now.since(self.heard) >= ASK_AFTER;
+        self.connection.send_status(status.write, status.flush, status.flush, ask).map_err(stream_end)
+    }
+
+    /// When something came last, if that is some time ago.
+    pub fn silent_since(&self, now: Moment) -> Option<Moment> {
+        (now.since(self.heard) >= SILENT_AFTER).then_some(self.heard)
     }
 
     fn read_what_is_here(&mut self) -> Result<(), SessionEnd> {
@@ -231,6 +250,7 @@ impl Publishing {
     }
 
     fn frame(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        self.heard = boottime();
         match frame {
             Frame::XLogData { wal_start, wal_end, data, .. } => {
                 self.stream.received(wal_start.max(wal_end));

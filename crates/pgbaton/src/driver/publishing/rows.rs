@@ -33,6 +33,9 @@ impl Publishing {
                 self.transaction = Some(TransactionFacts { xid, commit_time_micros: unix });
                 self.last_commit_time =
                     u64::try_from(unix).ok().map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+                if self.remains.as_ref().is_some_and(|remains| remains.end_before(final_lsn)) {
+                    self.remains = None;
+                }
                 self.stream.begin(xid, final_lsn, failures::rfc3339_micros(unix)).map_err(broken)
             }
             Message::Commit { end_lsn, .. } => {
@@ -185,8 +188,13 @@ impl Publishing {
             let Some(record) = self.records.iter().nth(index) else { break };
             let part = first_part.saturating_add(u16::from(record.part.unwrap_or(0)));
             next = part.saturating_add(1);
+            let id = EventId { part, ..id };
+            let topic = self.tables[&oid].topic();
+            if self.remains.as_ref().is_some_and(|remains| remains.hold(topic, record.key, &id)) {
+                continue;
+            }
             self.scratch.id.clear();
-            let _ = write!(self.scratch.id, "{}", EventId { part, ..id });
+            let _ = write!(self.scratch.id, "{id}");
             let mut headers: [(&str, &[u8]); 4] = [
                 ("pgbaton.id", self.scratch.id.as_bytes()),
                 ("pgbaton.term", self.scratch.term.as_bytes()),
