@@ -20,6 +20,15 @@ pub(crate) struct Broker {
     pub id: usize,
     pub port: u16,
     pub controller_port: u16,
+    /// Further listeners, each for the clients that come by one way only.
+    pub side_doors: Vec<SideDoor>,
+}
+
+/// A listener that tells its clients another port than its own: whatever stands between them listens there.
+#[derive(Clone, Debug)]
+pub(crate) struct SideDoor {
+    pub port: u16,
+    pub advertised: u16,
 }
 
 impl Broker {
@@ -66,14 +75,20 @@ impl Broker {
     fn properties(&self, instance: &Instance, all: &[Broker]) -> String {
         let Self { id, port, controller_port, .. } = self;
         let bootstrap: Vec<_> = all.iter().map(|broker| format!("127.0.0.1:{}", broker.controller_port)).collect();
+        let (mut listeners, mut advertised, mut protocols) = (String::new(), String::new(), String::new());
+        for (i, door) in self.side_doors.iter().enumerate() {
+            listeners += &format!(",SIDE{i}://127.0.0.1:{}", door.port);
+            advertised += &format!(",SIDE{i}://127.0.0.1:{}", door.advertised);
+            protocols += &format!(",SIDE{i}:PLAINTEXT");
+        }
         let (copies, in_sync) = if all.len() >= 3 { (3, 2) } else { (1, 1) };
         format!(
             "process.roles=broker,controller
 node.id={id}
 controller.quorum.bootstrap.servers={bootstrap}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}

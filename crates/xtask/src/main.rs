@@ -179,7 +179,8 @@ fn cluster(instance: &str, command: ClusterCommand) -> Result<ExitCode> {
     match command {
         ClusterCommand::Up { pg, workers, brokers, etcd, report } => {
             setup::ensure_done()?;
-            let cluster = Cluster::up(&Spec { instance: instance.to_owned(), pg, workers, brokers, etcd })?;
+            let cluster =
+                Cluster::up(&Spec { instance: instance.to_owned(), pg, workers, brokers, etcd, proxied: false })?;
             println!("{}", cluster.describe()?);
             write_report(&cluster, "cluster-up", report.as_deref())?;
         }

@@ -21,6 +21,11 @@ impl Ports {
         Self { given: taken.into_iter().collect() }
     }
 
+    /// Never gives this one from now on.
+    pub fn keep(&mut self, port: u16) {
+        self.given.insert(port);
+    }
+
     /// A port nobody listens on. Random, so that two labs that start at once do not meet.
     pub fn free(&mut self) -> u16 {
         loop {

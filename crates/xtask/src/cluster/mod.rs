@@ -6,6 +6,7 @@
 //! What the cluster does under faults is judged elsewhere; here they are only dealt out.
 
 mod handles;
+mod links;
 mod nodes;
 mod report;
 mod start;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 pub use handles::Guard;
+pub use links::Link;
 pub use worker::{Pipeline, Worker, XTASK_WORKER_BIN};
 
 use crate::instance::Instance;
@@ -39,6 +41,9 @@ pub struct Spec {
     pub brokers: usize,
     /// etcd members.
     pub etcd: usize,
+    /// Whether each worker's way to each server, and the others' to it, has a port of its own, on which the caller has to
+    /// stand: see [`Cluster::links`].
+    pub proxied: bool,
 }
 
 /// The instance that is meant when none is named.
@@ -46,7 +51,7 @@ pub const MAIN: &str = "main";
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { instance: MAIN.to_owned(), pg: None, workers: 2, brokers: 1, etcd: 3 }
+        Self { instance: MAIN.to_owned(), pg: None, workers: 2, brokers: 1, etcd: 3, proxied: false }
     }
 }
 
@@ -67,7 +72,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts the cluster and returns when all of it works: database writable through HAProxy, replicas streaming, the slot's
-    /// copies safe, Kafka answering, one worker active and the others standing by.
+    /// copies safe, Kafka answering, one worker active and the others standing by. The workers of a proxied one are not
+    /// started yet: they would find nobody on their ways.
     ///
     /// A running cluster of the same kind is left as it is. Whatever a crashed start left is ended and removed first; if this
     /// start fails, its processes are ended and the logs stay.
@@ -234,6 +240,7 @@ impl Cluster {
     }
 
     fn ports(state: &State) -> Ports {
-        Ports::without(state.nodes.values().flat_map(|node| [Some(node.port), node.rest]).flatten())
+        let nodes = state.nodes.values().flat_map(|node| [Some(node.port), node.rest]).flatten();
+        Ports::without(nodes.chain(state.links.values().flat_map(|link| [link.port, link.to])))
     }
 }

@@ -136,7 +136,8 @@ pub(super) fn haproxy(
 }
 
 pub(super) fn brokers(number: usize, ports: &mut Ports) -> Vec<Broker> {
-    (1..=number).map(|id| Broker { id, port: ports.free(), controller_port: ports.free() }).collect()
+    let mut broker = |id| Broker { id, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new() };
+    (1..=number).map(&mut broker).collect()
 }
 
 pub(super) fn kafka(lab: &Lab, instance: &Instance, broker: &Broker) -> Result<(String, Node)> {

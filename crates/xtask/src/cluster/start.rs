@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::state::{Kind, Node, State};
-use super::{Cluster, Spec, nodes, worker};
+use super::{Cluster, Spec, links, nodes, worker};
 use crate::http;
 use crate::kafka::{self, Broker};
 use crate::ports::Ports;
@@ -55,7 +55,8 @@ impl<'a> Start<'a> {
         let etcd = nodes::etcd(lab, instance, spec.etcd, &mut ports);
         let patroni = nodes::patroni(lab, instance, &postgres_bin, &etcd, &mut ports);
         let (haproxy, proxy) = nodes::haproxy(instance, &patroni, &mut ports)?;
-        let brokers = nodes::brokers(spec.brokers, &mut ports);
+        let mut brokers = nodes::brokers(spec.brokers, &mut ports);
+        let links = links::plan(spec, &etcd, &proxy, &mut brokers, &mut ports);
         let kafka = brokers.iter().map(|broker| nodes::kafka(lab, instance, broker)).collect::<Result<Vec<_>>>()?;
         let state = State {
             spec: spec.clone(),
@@ -65,6 +66,7 @@ impl<'a> Start<'a> {
             postgres_bin,
             haproxy,
             nodes: etcd.into_iter().chain(patroni).chain([proxy]).chain(kafka).collect(),
+            links,
         };
         state.save(instance)?;
         Ok(Self { cluster, state, brokers })
@@ -170,13 +172,17 @@ impl<'a> Start<'a> {
     }
 
     fn workers(&mut self, binary: &std::path::Path) -> Result<()> {
-        let step = Step::new("workers");
         for i in 1..=self.state.spec.workers {
-            let pipeline = worker::Pipeline::default();
-            worker::plan(self.cluster, &mut self.state, binary, &format!("worker-{i}"), |state, name, port| {
+            let (name, pipeline) = (links::worker(i), worker::Pipeline::default());
+            worker::plan(self.cluster, &mut self.state, binary, &name, |state, name, port| {
+                links::lead_to(state, name, port);
                 worker::config(self.cluster, state, name, port, &pipeline)
             })?;
         }
+        if self.state.spec.proxied {
+            return Ok(());
+        }
+        let step = Step::new("workers");
         self.launch(Kind::Worker)?;
         let says = |path: &str| {
             let count = |node: &Node| http::get(node.port, path).is_ok_and(|answer| answer.status == 200);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Spec;
+use super::{Link, Spec};
 use crate::instance::Instance;
 use crate::launch::Launch;
 use crate::process::ProcessId;
@@ -23,6 +23,8 @@ pub(super) struct State {
     pub postgres_bin: PathBuf,
     pub haproxy: HaproxyPorts,
     pub nodes: BTreeMap<String, Node>,
+    /// The ways that have a port of their own, by `FROM/TO`.
+    pub links: BTreeMap<String, Link>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -98,6 +100,12 @@ impl State {
 
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().filter(move |(_, node)| node.kind == kind).map(|(name, node)| (name.as_str(), node))
+    }
+
+    /// The port at which `from` reaches the node `to`: that of their link, or the node's own.
+    pub fn way(&self, from: &str, to: &str) -> u16 {
+        let own = || self.nodes.get(to).map_or(0, |node| node.port);
+        self.links.get(&Link::name(from, to)).map_or_else(own, |link| link.port)
     }
 
     pub fn kafka_bootstrap(&self) -> String {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::state::{Kind, Node, State};
-use super::{Cluster, nodes, start};
+use super::{Cluster, links, nodes, start};
 use crate::build::{self, Profile};
 use crate::launch::Launch;
 
@@ -98,7 +98,7 @@ pub(super) fn plan(
     state: &mut State,
     binary: &Path,
     name: &str,
-    config: impl FnOnce(&State, &str, u16) -> Result<String>,
+    config: impl FnOnce(&mut State, &str, u16) -> Result<String>,
 ) -> Result<()> {
     let port = Cluster::ports(state).free();
     let file = cluster.instance.conf().join(format!("{name}.toml"));
@@ -120,12 +120,13 @@ pub(super) fn config(cluster: &Cluster, state: &State, name: &str, port: u16, pi
     let password_file = cluster.instance.conf().join("pgbaton.password");
     cluster.lab.owner().write(&password_file, &nodes::worker_password())?;
     let Pipeline { name: pipeline, database, slot, publication, topic_prefix } = pipeline;
+    let ways = |kind| state.of_kind(kind).map(|(node, _)| format!("127.0.0.1:{}", state.way(name, node)));
     Ok(format!(
         r#"name = "{name}"
 
 [http]
 listen = "127.0.0.1:{port}"
-advertise = "http://127.0.0.1:{port}"
+advertise = "http://127.0.0.1:{advertised}"
 
 [coordination]
 backend = "etcd"
@@ -142,11 +143,12 @@ publication = "{publication}"
 brokers = "{brokers}"
 topic_prefix = "{topic_prefix}"
 "#,
-        endpoints = state.etcd_endpoints(),
+        advertised = links::advertised(state, name).unwrap_or(port),
+        endpoints = ways(Kind::Etcd).map(|way| format!("http://{way}")).collect::<Vec<_>>(),
         prefix = ETCD_PREFIX,
-        haproxy = state.haproxy.leader,
+        haproxy = state.way(name, "haproxy"),
         password_file = password_file.display(),
-        brokers = state.kafka_bootstrap(),
+        brokers = ways(Kind::Kafka).collect::<Vec<_>>().join(","),
     ))
 }
 

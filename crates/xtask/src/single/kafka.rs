@@ -20,7 +20,7 @@ impl Kafka {
         let lab = Lab::open()?;
         let instance = instance(&lab, "kafka")?;
         let mut ports = Ports::default();
-        let broker = Broker { id: 1, port: ports.free(), controller_port: ports.free() };
+        let broker = Broker { id: 1, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new() };
         broker.format(&lab, &instance, std::slice::from_ref(&broker), &kafka::cluster_id())?;
         let launch = broker.launch(&lab, &instance)?;
         let kafka = Self { server: Server::start(lab, instance, launch, None)?, port: broker.port };
