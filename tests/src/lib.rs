@@ -6,6 +6,7 @@ pub mod check;
 pub mod database;
 pub mod http;
 pub mod load;
+pub mod proxy;
 pub mod report;
 pub mod sample;
 pub mod screen;
