@@ -22,6 +22,8 @@ enum Command {
     Check(command::check::Arguments),
     /// Shows a kill, a freeze and a switchover, and that nothing is lost
     Demo(command::demo::Arguments),
+    /// Strikes a cluster with random faults, and checks
+    Chaos(command::chaos::Arguments),
     /// Figures, with a peer in the same run
     #[command(subcommand)]
     Bench(command::bench::Measure),
@@ -33,6 +35,7 @@ async fn main() -> ExitCode {
         Command::Load(arguments) => command::load::run(arguments).await,
         Command::Check(arguments) => command::check::run(arguments).await,
         Command::Demo(arguments) => command::demo::run(arguments).await,
+        Command::Chaos(arguments) => command::chaos::run(arguments).await,
         Command::Bench(measure) => command::bench::run(measure).await,
     };
     match done {

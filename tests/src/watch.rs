@@ -66,6 +66,11 @@ impl Watcher {
         *self.changed.borrow()
     }
 
+    /// All rows that were seen so far.
+    pub fn sights(&self) -> Vec<Sight> {
+        self.sights.lock().expect("nobody panics holding it").clone()
+    }
+
     /// The timeline of the last row that was seen, 0 before the first.
     pub fn timeline(&self) -> u32 {
         self.sights.lock().expect("nobody panics holding it").last().map_or(0, |sight| sight.timeline)

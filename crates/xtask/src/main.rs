@@ -45,6 +45,9 @@ enum Chore {
     /// The main job, shown: kill, freeze, switchover, and nothing lost
     #[command(disable_help_flag = true)]
     Demo(ToolArgs),
+    /// Random faults on every node and every way, and nothing lost
+    #[command(disable_help_flag = true)]
+    Chaos(ToolArgs),
     /// Figures
     #[command(disable_help_flag = true)]
     Bench(ToolArgs),
@@ -169,6 +172,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Load(tool) => chores::run_tool("load", &tool.args)?,
         Chore::Check(tool) => chores::run_tool("check", &tool.args)?,
         Chore::Demo(tool) => chores::run_tool("demo", &tool.args)?,
+        Chore::Chaos(tool) => chores::run_tool("chaos", &tool.args)?,
         Chore::Bench(tool) => chores::run_tool("bench", &tool.args)?,
     }
     Ok(ExitCode::SUCCESS)

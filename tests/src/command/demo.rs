@@ -153,7 +153,8 @@ fn table(takeovers: &[Takeover]) -> String {
     text
 }
 
-fn content(takeovers: &[Takeover], outcome: &Outcome) -> Result<Value> {
+/// The keys of the report.
+pub fn content(takeovers: &[impl serde::Serialize], outcome: &Outcome) -> Result<Value> {
     let mut content = serde_json::to_value(&outcome.verdict)?;
     content["takeovers"] = json!(takeovers);
     content["load"] = json!(outcome.load);

@@ -41,9 +41,16 @@ impl Links {
 
     /// Troubles all ways whose names begin so.
     pub fn set_all(&self, beginning: &str, trouble: Trouble) {
-        for (_, proxy) in self.proxies.iter().filter(|(name, _)| name.starts_with(beginning)) {
-            proxy.set(trouble);
-        }
+        self.beginning(beginning).for_each(|proxy| proxy.set(trouble));
+    }
+
+    /// Resets all connections on all ways whose names begin so.
+    pub fn reset_all(&self, beginning: &str) {
+        self.beginning(beginning).for_each(Proxy::reset);
+    }
+
+    fn beginning(&self, beginning: &str) -> impl Iterator<Item = &Proxy> {
+        self.proxies.iter().filter(move |(name, _)| name.starts_with(beginning)).map(|(_, proxy)| proxy)
     }
 }
 

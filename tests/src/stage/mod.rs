@@ -16,7 +16,7 @@ use crate::check::verdict::Verdict;
 use crate::load::{Counters, Load, Options};
 use crate::sample::{Answers, Sampler, ask, lies};
 use crate::target::Target;
-use crate::watch::Watcher;
+use crate::watch::{Sight, Watcher};
 
 /// How long a cluster may take to stream again after anything.
 pub const RECOVERY: Duration = Duration::from_secs(60);
@@ -56,6 +56,8 @@ pub struct Outcome {
     pub lies: Vec<String>,
     /// How many times all of them were asked.
     pub samples: usize,
+    /// When each row of the load came through.
+    pub sights: Vec<Sight>,
 }
 
 impl Outcome {
@@ -126,7 +128,7 @@ impl Stage {
         let load = self.load.stop().await;
         let verdict = check::run::run(&self.target, settle).await?;
         let samples = self.sampler.stop().await;
-        Ok(Outcome { verdict, load, lies: lies(&samples), samples: samples.len() })
+        Ok(Outcome { verdict, load, lies: lies(&samples), samples: samples.len(), sights: self.watcher.sights() })
     }
 }
 
@@ -140,21 +142,25 @@ pub fn target(cluster: &Cluster) -> Result<Target> {
 pub async fn whole(cluster: &Cluster) -> Result<()> {
     let cluster = cluster.clone();
     let look = move || {
-        let nodes: Vec<String> = cluster.nodes()?.into_iter().filter(|node| node.starts_with("pg-")).collect();
-        let slot = "select count(*) from pg_replication_slots where slot_name = 'orders' and restart_lsn is not null";
-        let replicas =
-            "select count(*) from pg_stat_replication where state = 'streaming' and application_name like 'pg-%'";
-        let is = |node: Option<&str>, sql, count: usize| {
-            cluster.sql(node, sql).is_ok_and(|answer| answer == count.to_string())
-        };
         let end = Instant::now() + WHOLE;
-        while !(is(None, replicas, nodes.len() - 1) && nodes.iter().all(|node| is(Some(node), slot, 1))) {
+        while !is_whole(&cluster)? {
             anyhow::ensure!(Instant::now() < end, "the database's nodes were not all there within {WHOLE:?}");
             std::thread::sleep(ASK);
         }
         Ok(())
     };
     tokio::task::spawn_blocking(look).await?
+}
+
+/// Whether every PostgreSQL streams and has the slot now. Blocks.
+pub fn is_whole(cluster: &Cluster) -> Result<bool> {
+    let nodes: Vec<String> = cluster.nodes()?.into_iter().filter(|node| node.starts_with("pg-")).collect();
+    let slot = "select count(*) from pg_replication_slots where slot_name = 'orders' and restart_lsn is not null";
+    let replicas =
+        "select count(*) from pg_stat_replication where state = 'streaming' and application_name like 'pg-%'";
+    let is =
+        |node: Option<&str>, sql, count: usize| cluster.sql(node, sql).is_ok_and(|answer| answer == count.to_string());
+    Ok(is(None, replicas, nodes.len() - 1) && nodes.iter().all(|node| is(Some(node), slot, 1)))
 }
 
 /// The worker that streams; waits for one.

@@ -116,7 +116,7 @@ impl Alone {
     async fn ends_well(self) -> Result<Verdict> {
         let Alone { stage, mut words, .. } = self;
         stage.flows().await?;
-        let Outcome { verdict, lies, load, samples } = stage.close(SETTLE).await?;
+        let Outcome { verdict, lies, load, samples, .. } = stage.close(SETTLE).await?;
         assert!(verdict.is_clean(), "{verdict}\n{load:?}");
         assert!(verdict.written > 0 && samples > 0);
         assert_eq!(lies, Vec::<String>::new());
