@@ -24,6 +24,8 @@ enum Command {
     Demo(command::demo::Arguments),
     /// Strikes a cluster with random faults, and checks
     Chaos(command::chaos::Arguments),
+    /// Plays one scripted failure, and checks
+    Scenario(command::scenario::Arguments),
     /// Figures, with a peer in the same run
     #[command(subcommand)]
     Bench(command::bench::Measure),
@@ -36,6 +38,7 @@ async fn main() -> ExitCode {
         Command::Check(arguments) => command::check::run(arguments).await,
         Command::Demo(arguments) => command::demo::run(arguments).await,
         Command::Chaos(arguments) => command::chaos::run(arguments).await,
+        Command::Scenario(arguments) => command::scenario::run(arguments).await,
         Command::Bench(measure) => command::bench::run(measure).await,
     };
     match done {

@@ -48,6 +48,9 @@ enum Chore {
     /// Random faults on every node and every way, and nothing lost
     #[command(disable_help_flag = true)]
     Chaos(ToolArgs),
+    /// One scripted failure by name, or --list
+    #[command(disable_help_flag = true)]
+    Scenario(ToolArgs),
     /// Figures
     #[command(disable_help_flag = true)]
     Bench(ToolArgs),
@@ -173,6 +176,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Check(tool) => chores::run_tool("check", &tool.args)?,
         Chore::Demo(tool) => chores::run_tool("demo", &tool.args)?,
         Chore::Chaos(tool) => chores::run_tool("chaos", &tool.args)?,
+        Chore::Scenario(tool) => chores::run_tool("scenario", &tool.args)?,
         Chore::Bench(tool) => chores::run_tool("bench", &tool.args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use crate::watch::Sight;
 /// A new term: another worker streams, or the same one in a new session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Takeover {
-    /// The last fault before it, in words. Others may have played a part.
+    /// The last fault before it that concerned the one that streamed. Others may have played a part.
     pub fault: String,
     /// Whom that fault struck.
     pub target: String,
@@ -36,7 +36,7 @@ pub fn takeovers(struck: &[Struck], seen: &[Observation], sights: &[Sight]) -> V
     let mut before: Option<Standing> = None;
     for (at, to) in seen.iter().filter_map(|observation| Some((observation.at, observation.standing()?))) {
         if let Some(from) = before.as_ref().filter(|from| from.term < to.term) {
-            let last = struck.iter().rfind(|struck| struck.at < at);
+            let last = suspect(struck, at, &from.worker);
             found.push(Takeover {
                 fault: last.map_or_else(|| "none".into(), |struck| struck.fault.fault.to_string()),
                 target: last.map(|struck| struck.fault.targets.join(" ")).unwrap_or_default(),
@@ -52,6 +52,15 @@ pub fn takeovers(struck: &[Struck], seen: &[Observation], sights: &[Sight]) -> V
         }
     }
     found
+}
+
+/// The last fault before `at` that did not strike another worker only, or else the last one.
+fn suspect<'a>(struck: &'a [Struck], at: Instant, holder: &str) -> Option<&'a Struck> {
+    let concerns = |target: &String| {
+        target.starts_with(holder) || !(target.starts_with("worker-") || target.starts_with("peers/"))
+    };
+    let before = || struck.iter().filter(|struck| struck.at < at);
+    before().rfind(|struck| struck.fault.targets.iter().any(concerns)).or_else(|| before().next_back())
 }
 
 /// From a moment to the first row that was committed after it and came through.

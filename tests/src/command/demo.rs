@@ -93,6 +93,7 @@ async fn play(cluster: &Cluster, arguments: &Arguments, screen: &Screen) -> Resu
             Fault::FreezeActive => "the active worker is frozen for 20 s",
             Fault::TermActive => "SIGTERM of the active worker",
             Fault::Switchover => "the database's leader is switched over",
+            Fault::KillLeader => "kill -9 of the database's leader",
         });
         let (takeover, struck) = showing(&stage, screen, stage.strike(fault)).await?;
         let owner = if takeover.owner_changed { "took over" } else { "went on" };

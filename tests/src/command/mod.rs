@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod check;
 pub mod demo;
 pub mod load;
+pub mod scenario;
 
 use std::path::PathBuf;
 use std::sync::Arc;

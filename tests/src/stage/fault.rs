@@ -24,6 +24,16 @@ pub enum Fault {
     TermActive,
     /// Another node becomes the database's leader, as planned.
     Switchover,
+    /// SIGKILL of the database's leader: another one follows when Patroni's key has run out.
+    #[serde(rename = "leader-kill")]
+    KillLeader,
+}
+
+impl Fault {
+    /// Whether rows flow on the old timeline until the fault has struck, and on a new one afterwards.
+    fn changes_timeline(self) -> bool {
+        matches!(self, Fault::Switchover | Fault::KillLeader)
+    }
 }
 
 impl fmt::Display for Fault {
@@ -33,6 +43,7 @@ impl fmt::Display for Fault {
             Fault::FreezeActive => "freeze-active",
             Fault::TermActive => "term-active",
             Fault::Switchover => "switchover",
+            Fault::KillLeader => "leader-kill",
         })
     }
 }
@@ -72,10 +83,15 @@ impl Stage {
             Fault::FreezeActive => self.on(&from.worker, Cluster::stop).await?,
             Fault::TermActive => self.on(&from.worker, Cluster::term).await?,
             Fault::Switchover => self.switchover().await?,
+            Fault::KillLeader => {
+                let cluster = self.cluster.clone();
+                let leader = tokio::task::spawn_blocking(move || cluster.leader()).await??;
+                self.on(&leader, Cluster::kill).await?
+            }
         };
         // A row sent before the fault had struck may still have gone the old way.
-        let struck = if fault == Fault::Switchover { begun } else { Instant::now() };
-        let timeline = if fault == Fault::Switchover { u32::try_from(from.timeline)? } else { 0 };
+        let struck = if fault.changes_timeline() { begun } else { Instant::now() };
+        let timeline = if fault.changes_timeline() { u32::try_from(from.timeline)? } else { 0 };
         let first = self.watcher.first(struck, timeline, RECOVERY).await;
         let first = first.with_context(|| format!("no row came through within {RECOVERY:?} of {fault}"))?;
         let to = self.standing().await?;
@@ -95,6 +111,10 @@ impl Stage {
                 self.on(target, Cluster::cont).await?;
             }
             Fault::Switchover => return Ok(()),
+            Fault::KillLeader => {
+                self.on(target, Cluster::start).await?;
+                return Ok(());
+            }
         }
         if takeover.owner_changed { self.stands_by(target).await } else { Ok(()) }
     }

@@ -4,16 +4,22 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
+use pgbaton_tests::own::Own;
 use serde_json::Value;
+use xtask::cluster::Cluster;
 
-use crate::own::Own;
-use crate::{act_on, shared};
+use crate::Shared;
 
 const NAMED: Duration = Duration::from_secs(20);
 
 /// Starts a worker with a changed configuration and waits until it names the code; it is not active, not healthy, and
 /// made no topic.
-async fn is_named(mut own: Own, code: &str, change: impl Fn(String) -> String + Send + 'static) -> Result<()> {
+async fn is_named(
+    shared: Shared,
+    mut own: Own,
+    code: &str,
+    change: impl Fn(String) -> String + Send + 'static,
+) -> Result<()> {
     own.add_worker(change).await?;
     let names = |status: &Value| {
         let reasons = status["reasons"].as_array().into_iter().flatten();
@@ -25,13 +31,13 @@ async fn is_named(mut own: Own, code: &str, change: impl Fn(String) -> String + 
     assert_eq!(health.map(|answer| answer.status), Some(503));
     let data = format!("{0}.public.", own.name);
     assert!(own.topics().await?.iter().all(|topic| !topic.starts_with(&data)), "a data topic was made");
-    own.end().await
+    shared.ends_well(own).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_named() -> Result<()> {
-    let shared = shared().await?;
-    let own = Own::new(&shared.cluster, "wrong_password").await?;
+    let shared = Shared::open().await?;
+    let own = shared.pipeline("wrong_password").await?;
     own.make_slot("pgoutput").await?;
     let wrong = |config: String| {
         let lines = config.lines().map(|line| match line.strip_prefix("password_file") {
@@ -40,41 +46,41 @@ async fn a_wrong_password_is_named() -> Result<()> {
         });
         lines.collect::<Vec<_>>().join("\n")
     };
-    is_named(own, "auth_failed", wrong).await
+    is_named(shared, own, "auth_failed", wrong).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_publication_is_named() -> Result<()> {
-    let shared = shared().await?;
-    let own = Own::new(&shared.cluster, "no_publication").await?;
+    let shared = Shared::open().await?;
+    let own = shared.pipeline("no_publication").await?;
     own.make_slot("pgoutput").await?;
     own.sql("drop publication no_publication".into()).await?;
-    is_named(own, "publication_missing", |config| config).await
+    is_named(shared, own, "publication_missing", |config| config).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_slot_is_named_and_not_made() -> Result<()> {
-    let shared = shared().await?;
-    let own = Own::new(&shared.cluster, "no_slot").await?;
-    let cluster = std::sync::Arc::clone(&shared.cluster);
-    is_named(own, "slot_missing", |config| config).await?;
+    let shared = Shared::open().await?;
+    let own = shared.pipeline("no_slot").await?;
+    let arena = std::sync::Arc::clone(&shared.ground.arena);
+    is_named(shared, own, "slot_missing", |config| config).await?;
     let count = "select count(*) from pg_replication_slots where slot_name = 'no_slot'";
-    assert_eq!(act_on(&cluster, move |cluster| cluster.sql(None, count)).await?, "0");
+    assert_eq!(arena.act(move |cluster| cluster.sql(None, count)).await?, "0");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_of_another_plugin_is_named() -> Result<()> {
-    let shared = shared().await?;
-    let own = Own::new(&shared.cluster, "wrong_plugin").await?;
+    let shared = Shared::open().await?;
+    let own = shared.pipeline("wrong_plugin").await?;
     own.make_slot("test_decoding").await?;
-    is_named(own, "slot_wrong_kind", |config| config).await
+    is_named(shared, own, "slot_wrong_kind", |config| config).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_that_cannot_be_reached_is_named() -> Result<()> {
-    let shared = shared().await?;
-    let own = Own::new(&shared.cluster, "no_etcd").await?;
+    let shared = Shared::open().await?;
+    let own = shared.pipeline("no_etcd").await?;
     own.make_slot("pgoutput").await?;
     let away = |config: String| {
         let lines = config.lines().map(|line| match line.strip_prefix("endpoints") {
@@ -83,13 +89,13 @@ async fn an_etcd_that_cannot_be_reached_is_named() -> Result<()> {
         });
         lines.collect::<Vec<_>>().join("\n")
     };
-    is_named(own, "etcd_unreachable", away).await
+    is_named(shared, own, "etcd_unreachable", away).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_cannot_be_reached_is_named() -> Result<()> {
-    let shared = shared().await?;
-    let own = Own::new(&shared.cluster, "no_kafka").await?;
+    let shared = Shared::open().await?;
+    let own = shared.pipeline("no_kafka").await?;
     own.make_slot("pgoutput").await?;
     let away = |config: String| {
         let lines = config.lines().map(|line| match line.strip_prefix("brokers") {
@@ -98,19 +104,20 @@ async fn a_kafka_that_cannot_be_reached_is_named() -> Result<()> {
         });
         lines.collect::<Vec<_>>().join("\n")
     };
-    is_named(own, "kafka_unreachable", away).await
+    is_named(shared, own, "kafka_unreachable", away).await
 }
 
 /// `pgbaton run` on a file that holds this text: the exit code and what went to standard error.
 async fn run_with(text: &'static str) -> Result<(Option<i32>, String)> {
-    let shared = shared().await?;
-    act_on(&shared.cluster, move |cluster| {
+    let mut shared = Shared::open().await?;
+    shared.words.wanted = false;
+    let run = move |cluster: &Cluster| {
         let file = cluster.instance().conf().join(format!("refused-{}.toml", fastrand::u64(..)));
         std::fs::write(&file, text)?;
         let output = Command::new(cluster.instance().conf().join("pgbaton")).args(["run", "-c"]).arg(&file).output()?;
         Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
-    })
-    .await
+    };
+    shared.ground.arena.act(run).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

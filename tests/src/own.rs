@@ -1,20 +1,19 @@
-//! A pipeline of a test's own on the shared cluster: its table, publication, slot, topics, etcd keys and workers.
+//! A pipeline of a test's own on a cluster: its table, publication, slot, topics, etcd keys and workers. What is done to it
+//! harms nobody else, and every row that it is to tell is known.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pgbaton_tests::check::read::consumer;
-use pgbaton_tests::http;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use xtask::cluster::{Guard, Pipeline};
+use xtask::cluster::{Cluster, Pipeline};
 
-use crate::{LastWords, act_on};
+use crate::check::read::consumer;
+use crate::http;
 
 /// How long a pipeline may take to stream for the first time.
 const START: Duration = Duration::from_secs(40);
@@ -25,15 +24,19 @@ const PATRONI: Duration = Duration::from_secs(4);
 
 /// Patroni drops slots that it does not know: from here on it leaves logical ones as they are. And it makes nobody the leader
 /// who lags too far: from here on a replica that missed a burst of the load may still be chosen. Returns when it has heard.
-pub async fn relax_patroni(cluster: &Arc<Guard>) -> Result<()> {
+pub async fn relax_patroni(cluster: &Cluster) -> Result<()> {
     let report = cluster.report("e2e")?;
     let leader = report["leader"].as_str().context("there is no leader")?;
     let rest = report["nodes"][leader]["rest"].as_u64().context("the leader has no REST interface")?;
+    let url = format!("http://127.0.0.1:{rest}/config");
+    let now = http::get(&url, KAFKA).await.map(|answer| answer.json());
+    if now.is_some_and(|now| now["ignore_slots"].is_array()) {
+        return Ok(());
+    }
     let relaxed = json!({
         "ignore_slots": [{"type": "logical", "database": "appdb"}],
         "maximum_lag_on_failover": 100_000_000,
     });
-    let url = format!("http://127.0.0.1:{rest}/config");
     let answer = http::request("PATCH", &url, &relaxed.to_string(), KAFKA).await;
     ensure!(answer.is_some_and(|answer| answer.status == 200), "Patroni does not take the configuration");
     let probe = "select pg_create_logical_replication_slot('probe', 'pgoutput')
@@ -51,17 +54,18 @@ pub async fn relax_patroni(cluster: &Arc<Guard>) -> Result<()> {
 
 /// A pipeline whose table, publication, slot and topic prefix all have its name.
 pub struct Own {
-    pub cluster: Arc<Guard>,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Of everything that is its own.
     pub name: &'static str,
     /// Workers that were added: name and URL.
     pub workers: Vec<(String, String)>,
-    words: LastWords,
 }
 
 impl Own {
     /// Makes the table and the publication.
-    pub async fn new(cluster: &Arc<Guard>, name: &'static str) -> Result<Self> {
-        let own = Own { cluster: Arc::clone(cluster), name, workers: Vec::new(), words: LastWords::of(cluster) };
+    pub async fn new(cluster: &Cluster, name: &'static str) -> Result<Self> {
+        let own = Own { cluster: cluster.clone(), name, workers: Vec::new() };
         own.sql(format!("create table {name} (id int primary key); create publication {name} for table {name}"))
             .await?;
         Ok(own)
@@ -185,8 +189,7 @@ impl Own {
     }
 
     /// Ends its workers and removes its slot, which would keep WAL for ever.
-    pub async fn end(mut self) -> Result<()> {
-        self.words.forget();
+    pub async fn end(self) -> Result<()> {
         for (worker, _) in self.workers.clone() {
             act_on(
                 &self.cluster,
@@ -227,4 +230,12 @@ fn told(bootstrap: &str, topic: &str) -> Result<Vec<u64>> {
         }
     }
     Ok(ids)
+}
+
+async fn act_on<T: Send + 'static>(
+    cluster: &Cluster,
+    act: impl FnOnce(&Cluster) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let cluster = cluster.clone();
+    tokio::task::spawn_blocking(move || act(&cluster)).await?
 }

@@ -1,0 +1,93 @@
+//! The database changes its leader, or stops.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use xtask::cluster::Cluster;
+use xtask::wait::until;
+
+use super::Play;
+use crate::stage::{Fault, RECOVERY};
+
+/// A stopping leader waits for its walsenders: ours must be gone by then.
+const FAST_STOP: Duration = Duration::from_secs(10);
+
+pub(super) async fn switchover(play: &mut Play) -> Result<()> {
+    let takeover = play.suffer(Fault::Switchover).await?;
+    ensure!(!takeover.owner_changed, "a switchover of the database changed the owner: {takeover:?}");
+    ensure!(takeover.to.timeline > takeover.from.timeline && takeover.to.term > takeover.from.term, "{takeover:?}");
+    Ok(())
+}
+
+pub(super) async fn leader_kill(play: &mut Play) -> Result<()> {
+    let takeover = play.suffer(Fault::KillLeader).await?;
+    ensure!(takeover.to.timeline > takeover.from.timeline, "the database did not fail over: {takeover:?}");
+    Ok(())
+}
+
+/// What the replicas never had goes with the leader, though consumers have seen it: it is named, and the rest is whole.
+pub(super) async fn lagging_failover(play: &mut Play) -> Result<()> {
+    // A replica that missed a burst of the load may still be chosen.
+    play.relax_patroni().await?;
+    let (before, since) = (play.stage.standing().await?, Instant::now());
+    let kill_replicas = |cluster: &Cluster| {
+        let leader = cluster.leader()?;
+        let nodes = cluster.nodes()?.into_iter().filter(|node| node.starts_with("pg-") && *node != leader);
+        let replicas: Vec<String> = nodes.collect();
+        replicas.iter().try_for_each(|replica| cluster.kill(replica))?;
+        Ok((leader, replicas))
+    };
+    let (leader, replicas) = play.act(kill_replicas).await?;
+    play.stage.flows().await?;
+    play.says("rows that no replica has were told; the leader dies");
+    // The old leader comes back only when another leads: it has the most and would be chosen.
+    let fail_over = move |cluster: &Cluster| {
+        cluster.kill(&leader)?;
+        replicas.iter().try_for_each(|replica| cluster.start(replica))?;
+        let new = until("another node to lead", RECOVERY, || Ok(cluster.leader().ok()))?;
+        cluster.start(&leader)?;
+        Ok(new)
+    };
+    let new = play.act(fail_over).await?;
+    play.fact("leader", new);
+    play.flows_again(since, &before).await
+}
+
+pub(super) async fn fast_stop(play: &mut Play) -> Result<()> {
+    let took = play.act(stop_fast).await?;
+    play.fact("fast_stop_ms", u64::try_from(took.as_millis())?);
+    play.ensure(took <= FAST_STOP, "the fast stop waited for us")
+}
+
+pub(super) async fn fast_stop_with_kafka_down(play: &mut Play) -> Result<()> {
+    let brokers = play.nodes("kafka-")?;
+    play.all(&brokers, Cluster::stop).await?;
+    play.says("Kafka hangs; rows are pending that it does not take");
+    play.while_written(100).await;
+    let took = play.act(stop_fast).await;
+    play.all(&brokers, Cluster::cont).await?;
+    let took = took?;
+    play.fact("fast_stop_ms", u64::try_from(took.as_millis())?);
+    play.ensure(took <= FAST_STOP, "the fast stop waited for us")
+}
+
+/// PostgreSQL's own fast stop, behind Patroni's back; how long it took. Patroni starts it again or fails over.
+fn stop_fast(cluster: &Cluster) -> Result<Duration> {
+    let leader = cluster.leader()?;
+    let pids = cluster.pids(&leader)?;
+    let postmaster = *pids.get(1).context("the leader has no PostgreSQL")?;
+    let begun = Instant::now();
+    let sent = Command::new("kill").args(["-INT", &postmaster.to_string()]).status()?;
+    ensure!(sent.success(), "SIGINT did not reach PostgreSQL");
+    while is_alive(postmaster) && begun.elapsed() < 3 * FAST_STOP {
+        // Nobody tells us of the end of somebody else's child.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(begun.elapsed())
+}
+
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !matches!(stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()), None | Some('Z' | 'X'))
+}

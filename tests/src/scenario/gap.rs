@@ -1,0 +1,179 @@
+//! Never a silent gap: whatever is done to the slot or to the publication, the pipeline stops within 10 s, says what is missing,
+//! and tells nothing beyond it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtask::cluster::Cluster;
+
+use super::Play;
+use crate::check::event::parse_lsn;
+use crate::own::Own;
+
+const QUARANTINE: Duration = Duration::from_secs(10);
+/// A quarantined worker looks again every 10 s: a cause that changed meanwhile is named by then.
+const LOOKED_AGAIN: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) async fn dropped_slot(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "slot_dropped").await?;
+    own.seize_slot("perform pg_drop_replication_slot('slot_dropped')").await?;
+    let since = Instant::now();
+    let missing = missing(&own, 11..=20).await?;
+    let gap = quarantined(play, &own, &["slot_missing"], since, QUARANTINE).await?;
+    halted(play, own, &gap, missing).await?;
+    let count = "select count(*) from pg_replication_slots where slot_name = 'slot_dropped'";
+    let slots = play.act(|cluster| cluster.sql(None, count)).await?;
+    play.ensure(slots == "0", "somebody made the slot again")
+}
+
+pub(super) async fn recreated_slot(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "slot_again").await?;
+    own.seize_slot("perform pg_drop_replication_slot('slot_again')").await?;
+    let since = Instant::now();
+    let missing = missing(&own, 11..=20).await?;
+    own.sql("select pg_create_logical_replication_slot('slot_again', 'pgoutput')".into()).await?;
+    own.insert(21..=30).await?;
+    // The moment without a slot may have been seen first.
+    quarantined(play, &own, &["slot_missing", "slot_ahead"], since, QUARANTINE).await?;
+    let gap = quarantined(play, &own, &["slot_ahead"], since, LOOKED_AGAIN).await?;
+    halted(play, own, &gap, missing).await
+}
+
+pub(super) async fn advanced_slot(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "slot_advanced").await?;
+    workers(&own, Cluster::term).await?;
+    let missing = missing(&own, 11..=20).await?;
+    own.sql("select pg_replication_slot_advance('slot_advanced', pg_current_wal_lsn())".into()).await?;
+    let since = Instant::now();
+    workers(&own, Cluster::start).await?;
+    let gap = quarantined(play, &own, &["slot_ahead"], since, QUARANTINE).await?;
+    halted(play, own, &gap, missing).await
+}
+
+/// The slot falls so far behind that its WAL is removed, while the slot of the pipeline under load keeps up.
+pub(super) async fn lost_slot(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "slot_lost").await?;
+    workers(&own, Cluster::term).await?;
+    let missing = missing(&own, 11..=20).await?;
+    own.sql("alter system set max_slot_wal_keep_size = '64MB'".into()).await?;
+    own.sql("select pg_reload_conf()".into()).await?;
+    let status = "select wal_status from pg_replication_slots where slot_name = 'slot_lost'";
+    let end = Instant::now() + PATIENCE;
+    while own.sql(status.into()).await? != "lost" {
+        ensure!(Instant::now() < end, "the slot is not lost within {PATIENCE:?}");
+        let here = own.sql("select pg_switch_wal()".into()).await?;
+        // The slot of the load must not be lost, too: it goes on from a checkpoint after what it has read.
+        let passed = format!("select restart_lsn > '{here}' from pg_replication_slots where slot_name = 'orders'");
+        while own.sql(passed.clone()).await? != "t" {
+            ensure!(Instant::now() < end, "the slot of the load does not go on");
+            own.sql("checkpoint".into()).await?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    own.sql("alter system reset max_slot_wal_keep_size".into()).await?;
+    own.sql("select pg_reload_conf()".into()).await?;
+    play.says("the slot is lost; the workers come back");
+    let since = Instant::now();
+    workers(&own, Cluster::start).await?;
+    let gap = quarantined(play, &own, &["slot_lost"], since, QUARANTINE).await?;
+    halted(play, own, &gap, missing).await
+}
+
+/// PostgreSQL 18 invalidates a slot that nobody has used for a while.
+pub(super) async fn invalidated_slot(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "slot_idle").await?;
+    workers(&own, Cluster::term).await?;
+    let missing = missing(&own, 11..=20).await?;
+    own.sql("alter system set idle_replication_slot_timeout = '2s'".into()).await?;
+    own.sql("select pg_reload_conf()".into()).await?;
+    let reason = "select invalidation_reason from pg_replication_slots where slot_name = 'slot_idle'";
+    let end = Instant::now() + PATIENCE;
+    while own.sql(reason.into()).await? != "idle_timeout" {
+        ensure!(Instant::now() < end, "the slot is not invalidated within {PATIENCE:?}");
+        own.sql("checkpoint".into()).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    own.sql("alter system reset idle_replication_slot_timeout".into()).await?;
+    own.sql("select pg_reload_conf()".into()).await?;
+    play.says("the slot is invalidated; the workers come back");
+    let since = Instant::now();
+    workers(&own, Cluster::start).await?;
+    let gap = quarantined(play, &own, &["slot_invalidated"], since, QUARANTINE).await?;
+    halted(play, own, &gap, missing).await
+}
+
+/// What is written while there is no publication is in no stream.
+pub(super) async fn publication_dropped(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "publication_gone").await?;
+    own.sql("drop publication publication_gone".into()).await?;
+    let since = Instant::now();
+    let missing = missing(&own, 11..=20).await?;
+    quarantined(play, &own, &["publication_missing", "publication_changed"], since, QUARANTINE).await?;
+    own.sql("create publication publication_gone for table publication_gone".into()).await?;
+    let gap = quarantined(play, &own, &["publication_missing", "publication_changed"], since, LOOKED_AGAIN).await?;
+    halted(play, own, &gap, missing).await
+}
+
+/// A pipeline of that name with two workers, whose first ten rows were told.
+async fn streaming(play: &Play, name: &'static str) -> Result<Own> {
+    play.relax_patroni().await?;
+    let mut own = Own::new(&play.arena.cluster, name).await?;
+    own.make_slot("pgoutput").await?;
+    own.start().await?;
+    own.insert(1..=10).await?;
+    own.until_told(10).await?;
+    play.says(&format!("the pipeline {name} has told its first ten rows"));
+    Ok(own)
+}
+
+async fn workers(own: &Own, act: fn(&Cluster, &str) -> Result<()>) -> Result<()> {
+    for (worker, _) in own.workers.clone() {
+        let cluster = own.cluster.clone();
+        tokio::task::spawn_blocking(move || act(&cluster, &worker)).await??;
+    }
+    Ok(())
+}
+
+/// Writes rows that nobody will tell; where the WAL was before and after.
+async fn missing(own: &Own, rows: std::ops::RangeInclusive<u32>) -> Result<[u64; 2]> {
+    let now = async || parse_lsn(&own.sql("select pg_current_wal_lsn()".into()).await?).context("no LSN");
+    let first = now().await?;
+    own.insert(rows).await?;
+    Ok([first, now().await?])
+}
+
+/// Waits until a worker is in quarantine with one of these codes, which must be seen within `limit` from `since`.
+async fn quarantined(play: &mut Play, own: &Own, codes: &[&str], since: Instant, limit: Duration) -> Result<Value> {
+    let wanted = |status: &Value| {
+        status["role"] == "quarantined" && status["gap"]["code"].as_str().is_some_and(|code| codes.contains(&code))
+    };
+    let left = (since + limit).saturating_duration_since(Instant::now());
+    let status = own.until(&format!("quarantine by {}", codes.join(" or ")), left, wanted).await?;
+    let gap = status["gap"].clone();
+    play.fact("gap", &gap);
+    play.fact("quarantined_after_ms", u64::try_from(since.elapsed().as_millis())?);
+    Ok(gap)
+}
+
+/// Ten rows are told; what is inserted after the fault never is, and the gap that is reported holds all that is missing.
+async fn halted(play: &mut Play, own: Own, gap: &Value, missing: [u64; 2]) -> Result<()> {
+    let lsn = |text: &Value| text.as_str().and_then(parse_lsn);
+    let from = lsn(&gap["from_lsn"]).with_context(|| format!("the gap has no beginning: {gap}"))?;
+    ensure!(from <= missing[0], "the gap {gap} begins after the first missing row");
+    if let Some(to) = lsn(&gap["to_lsn"]).filter(|_| gap["code"] == "slot_ahead") {
+        ensure!(to >= missing[1], "the gap {gap} ends before the last missing row");
+    }
+    own.insert(31..=40).await?;
+    let code = gap["code"].as_str().context("no code")?.to_owned();
+    let still = |status: &Value| status["role"] == "quarantined" && status["gap"]["code"] == code.as_str();
+    own.until("the quarantine to last", LOOKED_AGAIN, still).await?;
+    let mut told = own.told().await?;
+    told.sort_unstable();
+    play.fact("rows_told", told.len());
+    play.ensure(told.iter().copied().eq(1..=10), "something was told beyond the gap")?;
+    let active = own.statuses().await.iter().any(|status| status["role"] == "active");
+    play.ensure(!active, "a worker streams beyond the gap")?;
+    own.end().await
+}

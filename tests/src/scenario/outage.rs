@@ -1,0 +1,77 @@
+//! Something that the stream needs is away for a while.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use xtask::cluster::Cluster;
+
+use super::Play;
+use crate::sample::ask;
+
+/// Longer than a lease, so that every lease has ended.
+const ETCD_AWAY: Duration = Duration::from_secs(25);
+/// Longer than a lease of 10 s may go without being renewed, at the load's rate.
+const RENEWED: u64 = 600;
+
+/// Whoever reads the slot may go on without etcd, or everybody stops; but two never stream.
+pub(super) async fn etcd(play: &mut Play) -> Result<()> {
+    let (before, members) = (play.stage.standing().await?, play.nodes("etcd-")?);
+    let since = Instant::now();
+    play.all(&members, Cluster::kill).await?;
+    let (mut looks, mut streaming) = (0_u32, 0_u32);
+    while since.elapsed() < ETCD_AWAY {
+        let active = active(play).await;
+        ensure!(active <= 1, "{active} workers streamed without etcd");
+        looks += 1;
+        streaming += u32::from(active == 1);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    play.fact("streamed_share_without_etcd", f64::from(streaming) / f64::from(looks));
+    let back = Instant::now();
+    play.all(&members, Cluster::start).await?;
+    play.flows_again(back, &before).await
+}
+
+/// Whoever keeps the lease asks the members that are left.
+pub(super) async fn etcd_members(play: &mut Play) -> Result<()> {
+    let before = play.stage.standing().await?;
+    for member in play.nodes("etcd-")? {
+        let member = [member];
+        play.all(&member, Cluster::kill).await?;
+        play.while_written(RENEWED).await;
+        let now = play.stage.standing().await?;
+        ensure!(now.worker == before.worker && now.term == before.term, "after {} was killed: {now:?}", member[0]);
+        play.all(&member, Cluster::start).await?;
+    }
+    play.fact("owner_changed", false);
+    Ok(())
+}
+
+pub(super) async fn kafka(play: &mut Play) -> Result<()> {
+    let (before, brokers) = (play.stage.standing().await?, play.nodes("kafka-")?);
+    play.all(&brokers, Cluster::kill).await?;
+    play.while_written(1600).await;
+    let back = Instant::now();
+    play.all(&brokers, Cluster::start).await?;
+    play.flows_again(back, &before).await
+}
+
+pub(super) async fn haproxy(play: &mut Play) -> Result<()> {
+    let (before, haproxy) = (play.stage.standing().await?, ["haproxy".to_owned()]);
+    let since = Instant::now();
+    play.all(&haproxy, Cluster::kill).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    play.all(&haproxy, Cluster::start).await?;
+    play.flows_again(since, &before).await
+}
+
+/// How many workers say that they stream.
+async fn active(play: &Play) -> usize {
+    let target = play.stage.target();
+    let mut active = 0;
+    for (name, url) in &target.workers {
+        let answers = ask(name, url, &target.pipeline, Duration::from_millis(500)).await;
+        active += usize::from(answers.active == Some(200));
+    }
+    active
+}

@@ -1,0 +1,51 @@
+//! The worker that streams has lost a way to something that the others still reach.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Play;
+use crate::proxy::Trouble;
+
+/// Longer than every time-out of a worker.
+const LASTS: Duration = Duration::from_secs(30);
+
+pub(super) async fn deaf_to_postgres(play: &mut Play) -> Result<()> {
+    disturbed(play, "haproxy", Trouble::ServerUnheard, LASTS).await
+}
+
+pub(super) async fn unheard_by_postgres(play: &mut Play) -> Result<()> {
+    disturbed(play, "haproxy", Trouble::ClientUnheard, LASTS).await
+}
+
+pub(super) async fn cut_from_postgres(play: &mut Play) -> Result<()> {
+    disturbed(play, "haproxy", Trouble::Cut, LASTS).await
+}
+
+pub(super) async fn cut_from_kafka(play: &mut Play) -> Result<()> {
+    disturbed(play, "kafka-", Trouble::Cut, LASTS).await
+}
+
+pub(super) async fn cut_from_etcd(play: &mut Play) -> Result<()> {
+    disturbed(play, "etcd-", Trouble::Cut, LASTS).await
+}
+
+pub(super) async fn black_hole(play: &mut Play) -> Result<()> {
+    disturbed(play, "", Trouble::BlackHole, LASTS).await
+}
+
+pub(super) async fn late_end(play: &mut Play) -> Result<()> {
+    disturbed(play, "kafka-", Trouble::LateEnd(Duration::from_secs(3)), Duration::from_secs(20)).await
+}
+
+/// Troubles the ways of the worker that streams for a while. Rows flow again, during it or afterwards; when is a fact.
+async fn disturbed(play: &mut Play, to: &str, trouble: Trouble, lasts: Duration) -> Result<()> {
+    let (before, since) = (play.stage.standing().await?, Instant::now());
+    let ways = format!("{}/{to}", before.worker);
+    play.arena.links.set_all(&ways, trouble);
+    let meanwhile = play.stage.watcher().first(since + Duration::from_secs(1), 0, lasts).await;
+    tokio::time::sleep_until((since + lasts).into()).await;
+    play.fact("flowed_meanwhile", meanwhile.is_some());
+    play.arena.links.set_all(&ways, Trouble::None);
+    play.flows_again(since + Duration::from_secs(1), &before).await
+}

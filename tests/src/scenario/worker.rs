@@ -1,0 +1,78 @@
+//! The worker that streams dies, stands still or leaves.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtask::cluster::Cluster;
+
+use super::Play;
+use crate::own::Own;
+use crate::stage::{Fault, RECOVERY, Takeover};
+
+/// The lease of a dead worker lasts 10 s; fencing, claiming and opening the stream come after it.
+const LEASE_AND_MORE_MS: u64 = 15_000;
+/// A hand-over waits for no lease.
+const HAND_OVER_MS: u64 = 5_000;
+const ROWS: u64 = 100_000;
+
+fn is_replaced(takeover: &Takeover, within_ms: u64) -> Result<()> {
+    ensure!(takeover.owner_changed && takeover.to.term > takeover.from.term, "nobody took over: {takeover:?}");
+    ensure!(takeover.ms < within_ms, "it took more than {within_ms} ms: {takeover:?}");
+    Ok(())
+}
+
+pub(super) async fn kill_active(play: &mut Play) -> Result<()> {
+    let takeover = play.suffer(Fault::KillActive).await?;
+    is_replaced(&takeover, LEASE_AND_MORE_MS)
+}
+
+pub(super) async fn freeze_active(play: &mut Play) -> Result<()> {
+    let takeover = play.suffer(Fault::FreezeActive).await?;
+    is_replaced(&takeover, LEASE_AND_MORE_MS)
+}
+
+pub(super) async fn stop_active(play: &mut Play) -> Result<()> {
+    let takeover = play.suffer(Fault::TermActive).await?;
+    is_replaced(&takeover, HAND_OVER_MS)
+}
+
+pub(super) async fn kill_all(play: &mut Play) -> Result<()> {
+    let (before, workers) = (play.stage.standing().await?, play.nodes("worker-")?);
+    let since = Instant::now();
+    play.all(&workers, Cluster::kill).await?;
+    play.while_written(100).await;
+    play.all(&workers, Cluster::start).await?;
+    play.flows_again(since, &before).await
+}
+
+pub(super) async fn kill_in_large_transaction(play: &mut Play) -> Result<()> {
+    let mut own = Own::new(&play.arena.cluster, "chunks").await?;
+    play.relax_patroni().await?;
+    own.make_slot("pgoutput").await?;
+    for _ in 0..2 {
+        own.add_worker(|config| config.replacen("topic_prefix", "atomic_up_to = 1000\ntopic_prefix", 1)).await?;
+    }
+    own.until("a worker to stream", RECOVERY, |status| status["role"] == "active").await?;
+    play.says(&format!("one transaction of {ROWS} rows"));
+    own.sql(format!("insert into chunks select generate_series(1, {ROWS})")).await?;
+
+    let begun = |status: &Value| {
+        status["role"] == "active" && status["position"]["events_done"].as_u64().is_some_and(|done| done > 0)
+    };
+    let status = own.until("the first chunk", RECOVERY, begun).await?;
+    play.fact("rows_told_before_the_kill", &status["position"]["events_done"]);
+    let holder = status["holder"].as_str().context("nobody holds the baton")?.to_owned();
+    play.act(move |cluster| cluster.kill(&holder)).await?;
+
+    own.until_told(usize::try_from(ROWS)?).await?;
+    let mut told = own.told().await?;
+    told.sort_unstable();
+    play.fact("rows_told", told.len());
+    play.ensure(told.iter().copied().eq(1..=ROWS), "rows are missing or came twice")?;
+    let whole = |status: &Value| {
+        status["role"] == "active" && status["position"]["events_done"] == 0 && status["term"].as_u64() > Some(1)
+    };
+    own.until("the whole transaction", RECOVERY, whole).await?;
+    own.end().await
+}
