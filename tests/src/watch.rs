@@ -71,6 +71,15 @@ impl Watcher {
         self.sights.lock().expect("nobody panics holding it").clone()
     }
 
+    /// The longest time from `since` until now in which no row was seen.
+    pub fn longest_silence(&self, since: Instant) -> Duration {
+        let sights = self.sights.lock().expect("nobody panics holding it");
+        let seen = sights.iter().map(|sight| sight.seen).filter(|seen| *seen > since);
+        let mut moments: Vec<Instant> = [since, Instant::now()].into_iter().chain(seen).collect();
+        moments.sort_unstable();
+        moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
     /// The timeline of the last row that was seen, 0 before the first.
     pub fn timeline(&self) -> u32 {
         self.sights.lock().expect("nobody panics holding it").last().map_or(0, |sight| sight.timeline)

@@ -1,6 +1,8 @@
 //! Carries one connection: two pumps that look at the weather before every piece.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,14 +26,26 @@ enum End {
     Late(Vec<u8>, Duration),
 }
 
+/// Counts the ends of transactions that pass a proxy in such trouble: every second one is let through, so that the client's second
+/// attempt succeeds before its first one arrives.
+#[derive(Clone, Default)]
+struct Ends(Arc<AtomicBool>);
+
+impl Ends {
+    fn is_struck(&self) -> bool {
+        !self.0.fetch_not(Ordering::Relaxed)
+    }
+}
+
 /// Accepts until the proxy is dropped.
 pub(super) async fn accept(listener: TcpListener, to: Server, weather: watch::Receiver<Weather>) {
     let mut gone = weather.clone();
+    let ends = Ends::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
-                    tokio::spawn(connect(client, to, weather.clone()));
+                    tokio::spawn(connect(client, to, ends.clone(), weather.clone()));
                 }
             }
             () = dropped(&mut gone) => return,
@@ -43,14 +57,14 @@ async fn dropped(weather: &mut watch::Receiver<Weather>) {
     while weather.changed().await.is_ok() {}
 }
 
-async fn connect(client: TcpStream, to: Server, mut weather: watch::Receiver<Weather>) {
+async fn connect(client: TcpStream, to: Server, ends: Ends, mut weather: watch::Receiver<Weather>) {
     // A reset that comes while we connect is meant for this connection, too.
     let resets = weather.borrow().resets;
     let open = |weather: &Weather| !weather.trouble.stops_client() && !weather.trouble.stops_server();
     let arrived = weather.wait_for(open).await.is_ok_and(|weather| weather.trouble != Trouble::Cut);
     let server = if arrived { TcpStream::connect((Ipv4Addr::LOCALHOST, to.port())).await.ok() } else { None };
     match server {
-        Some(server) => carry(client, server, matches!(to, Server::Kafka(_)), resets, weather).await,
+        Some(server) => carry(client, server, matches!(to, Server::Kafka(_)).then_some(ends), resets, weather).await,
         None => reset(client),
     }
 }
@@ -64,7 +78,7 @@ fn reset(stream: TcpStream) {
 async fn carry(
     mut client: TcpStream,
     mut server: TcpStream,
-    speaks_kafka: bool,
+    ends: Option<Ends>,
     resets: u64,
     mut weather: watch::Receiver<Weather>,
 ) {
@@ -72,9 +86,10 @@ async fn carry(
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let end = {
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-        let up = Pump { to: to_server, stops: Trouble::stops_client, weather: weather.clone() };
-        let down = Pump { to: to_client, stops: Trouble::stops_server, weather: weather.clone() };
-        let frames = speaks_kafka.then(Frames::default);
+        let frames = ends.is_some().then(Frames::default);
+        let ends = ends.unwrap_or_default();
+        let up = Pump { to: to_server, stops: Trouble::stops_client, ends: ends.clone(), weather: weather.clone() };
+        let down = Pump { to: to_client, stops: Trouble::stops_server, ends, weather: weather.clone() };
         let struck = |weather: &Weather| weather.trouble == Trouble::Cut || weather.resets != resets;
         tokio::select! {
             done = async { tokio::try_join!(up.run(from_client, frames), down.run(from_server, None)) } => done.err(),
@@ -103,6 +118,7 @@ struct Pump<'a> {
     to: WriteHalf<'a>,
     /// Whether nothing passes in this direction while there is such trouble.
     stops: fn(Trouble) -> bool,
+    ends: Ends,
     weather: watch::Receiver<Weather>,
 }
 
@@ -140,7 +156,7 @@ impl Pump<'_> {
     async fn deliver(&mut self, piece: Piece) -> Result<(), End> {
         let trouble = self.weather.borrow().trouble;
         let bytes = match (piece, trouble) {
-            (Piece::EndTxn(frame), Trouble::LateEnd(by)) => return Err(End::Late(frame, by)),
+            (Piece::EndTxn(frame), Trouble::LateEnd(by)) if self.ends.is_struck() => return Err(End::Late(frame, by)),
             (Piece::EndTxn(bytes) | Piece::Bytes(bytes), _) => bytes,
         };
         if let Trouble::Delay(by) = trouble {

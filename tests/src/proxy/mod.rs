@@ -41,7 +41,8 @@ pub enum Trouble {
     Delay(Duration),
     /// A few bytes at a time, some 7 kB a second.
     Dribble,
-    /// Kafka only: the client loses its connection when it ends a transaction, and the broker hears the request that much later.
+    /// Kafka only: the client loses its connection when it ends a transaction, and the broker hears the request that much later. What
+    /// the client sends next to end it passes, every second request does.
     LateEnd(Duration),
 }
 

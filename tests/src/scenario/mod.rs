@@ -26,6 +26,8 @@ use crate::stage::{Fault, Outcome, Stage, Standing, Takeover};
 
 /// Transactions per second.
 const RATE: u32 = 80;
+/// What one fault may cost: a session of the old holder that failed, one of the new, and one more where it came back.
+const MANY_TERMS: u64 = 5;
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// What happens, by name.
@@ -230,15 +232,18 @@ impl Play {
         }
     }
 
-    /// Who streams now, and since when rows committed after `since` come through.
+    /// Waits for a row that was committed after `since`, and notes how long it took, how long none came, and who streams now. A
+    /// fault changes the owner once at most, and does not make workers take the stream from each other again and again.
     async fn flows_again(&mut self, since: Instant, before: &Standing) -> Result<()> {
         let first = self.stage.watcher().first(since, 0, crate::stage::RECOVERY).await;
         let first = first.context("no row came through again")?;
         let now = self.stage.standing().await?;
         self.fact("first_row_ms", u64::try_from((first.seen - since).as_millis())?);
+        let silence = self.stage.watcher().longest_silence(since);
+        self.fact("longest_silence_ms", u64::try_from(silence.as_millis())?);
         self.fact("owner_changed", now.worker != before.worker);
         self.fact("terms", now.term - before.term);
-        Ok(())
+        self.ensure(now.term - before.term <= MANY_TERMS, "the workers took the stream from each other again and again")
     }
 
     /// All nodes run, all ways are clear, and rows flow.
