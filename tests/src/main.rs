@@ -26,6 +26,8 @@ enum Command {
     Chaos(command::chaos::Arguments),
     /// Plays one scripted failure, and checks
     Scenario(command::scenario::Arguments),
+    /// The compose file, brought up and failed over
+    ComposeTest(command::compose::Arguments),
     /// Figures, with a peer in the same run
     #[command(subcommand)]
     Bench(command::bench::Measure),
@@ -39,6 +41,7 @@ async fn main() -> ExitCode {
         Command::Demo(arguments) => command::demo::run(arguments).await,
         Command::Chaos(arguments) => command::chaos::run(arguments).await,
         Command::Scenario(arguments) => command::scenario::run(arguments).await,
+        Command::ComposeTest(arguments) => command::compose::run(arguments).await,
         Command::Bench(measure) => command::bench::run(measure).await,
     };
     match done {

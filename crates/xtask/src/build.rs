@@ -21,6 +21,14 @@ pub(crate) fn cargo(lab: &Lab) -> Command {
     command
 }
 
+/// Names another `pgbaton` than the one that the checkout builds.
+pub const XTASK_WORKER_BIN: &str = "XTASK_WORKER_BIN";
+
+/// The worker that tests and the local cluster run: the one that [`XTASK_WORKER_BIN`] names, else built now for development.
+pub fn worker(lab: &Lab) -> Result<PathBuf> {
+    std::env::var_os(XTASK_WORKER_BIN).map_or_else(|| pgbaton(lab, Profile::Dev), |path| Ok(PathBuf::from(path)))
+}
+
 /// Builds the worker and returns its path.
 pub(crate) fn pgbaton(lab: &Lab, profile: Profile) -> Result<PathBuf> {
     binary(lab, profile, "pgbaton", "pgbaton")

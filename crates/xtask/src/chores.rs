@@ -5,8 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Profile};
-use crate::cluster::XTASK_WORKER_BIN;
+use crate::build::{self, Profile, XTASK_WORKER_BIN};
 use crate::instance;
 use crate::lab::{Lab, remove};
 use crate::setup;

@@ -6,15 +6,17 @@
 //! - [`lab`]: the folder where everything lives, and who the servers run as;
 //! - [`setup`]: what the machine lacks;
 //! - [`cluster`]: etcd, Patroni, HAProxy, Kafka and workers as processes, by name;
+//! - [`compose`]: the same in containers, as `docker-compose.patroni.yml` says;
 //! - [`single`]: one PostgreSQL, one etcd, one Kafka, for tests that need no cluster;
 //! - [`chores`]: commands that build and run the rest of the workspace;
 //! - [`suite`]: `cargo xtask test`.
 //!
 //! Deliberately absent: anything that judges pgbaton. That is the package `pgbaton-tests`.
 
-mod build;
+pub mod build;
 pub mod chores;
 pub mod cluster;
+pub mod compose;
 mod http;
 pub mod instance;
 mod kafka;

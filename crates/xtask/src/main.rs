@@ -51,6 +51,9 @@ enum Chore {
     /// One scripted failure by name, or --list
     #[command(disable_help_flag = true)]
     Scenario(ToolArgs),
+    /// The compose file, brought up and failed over; needs a container engine, or Debian and root to install one
+    #[command(disable_help_flag = true)]
+    ComposeTest(ToolArgs),
     /// Figures
     #[command(disable_help_flag = true)]
     Bench(ToolArgs),
@@ -177,6 +180,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Demo(tool) => chores::run_tool("demo", &tool.args)?,
         Chore::Chaos(tool) => chores::run_tool("chaos", &tool.args)?,
         Chore::Scenario(tool) => chores::run_tool("scenario", &tool.args)?,
+        Chore::ComposeTest(tool) => chores::run_tool("compose-test", &tool.args)?,
         Chore::Bench(tool) => chores::run_tool("bench", &tool.args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,8 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Profile, cargo};
-use crate::cluster::XTASK_WORKER_BIN;
+use crate::build::{self, XTASK_WORKER_BIN, cargo};
 use crate::lab::Lab;
 use crate::setup;
 use crate::wait::go_on;
@@ -21,10 +20,7 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
         tally.check("lints", cargo(&lab).args(["clippy", "--quiet", "--workspace", "--all-targets"]))?;
         deny(&lab, &mut tally)?;
     }
-    let worker = match std::env::var_os(XTASK_WORKER_BIN) {
-        Some(path) => path.into(),
-        None => build::pgbaton(&lab, Profile::Dev)?,
-    };
+    let worker = build::worker(&lab)?;
     for (what, arguments) in GROUPS {
         go_on()?;
         eprintln!("--- {what}");

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chaos;
 pub mod check;
+pub mod compose;
 pub mod demo;
 pub mod load;
 pub mod scenario;

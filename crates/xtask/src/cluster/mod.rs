@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use handles::Guard;
 pub use links::Link;
-pub use worker::{Pipeline, Worker, XTASK_WORKER_BIN};
+pub use worker::{Pipeline, Worker};
 
 use crate::instance::Instance;
 use crate::lab::Lab;

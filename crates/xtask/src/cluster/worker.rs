@@ -9,11 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::state::{Kind, Node, State};
 use super::{Cluster, links, nodes, start};
-use crate::build::{self, Profile};
+use crate::build;
 use crate::launch::Launch;
-
-/// Names another `pgbaton` than the one that the checkout builds.
-pub const XTASK_WORKER_BIN: &str = "XTASK_WORKER_BIN";
 
 /// What a pipeline of a worker is about. The default is the cluster's own.
 #[derive(Clone, Debug)]
@@ -156,16 +153,13 @@ topic_prefix = "{topic_prefix}"
 pub(super) const ETCD_PREFIX: &str = "/pgbaton";
 
 /// A copy of the binary inside the instance: the workers' user may not be able to enter the checkout, and a later build does
-/// not change what runs. Built first, unless [`XTASK_WORKER_BIN`] names one; once for each instance.
+/// not change what runs. Built first, unless [`build::XTASK_WORKER_BIN`] names one; once for each instance.
 pub(super) fn binary(cluster: &Cluster) -> Result<PathBuf> {
     let copy = cluster.instance.conf().join("pgbaton");
     if copy.exists() {
         return Ok(copy);
     }
-    let built = match std::env::var_os(XTASK_WORKER_BIN) {
-        Some(path) => PathBuf::from(path),
-        None => build::pgbaton(&cluster.lab, Profile::Dev)?,
-    };
+    let built = build::worker(&cluster.lab)?;
     fs::copy(&built, &copy).with_context(|| format!("copy {}", built.display()))?;
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).context("open a file to others")?;
     Ok(copy)

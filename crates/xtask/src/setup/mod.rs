@@ -3,6 +3,7 @@
 //! Packages come from the machine's package manager, everything else goes below the lab's `tools` folder. No registry is named
 //! here: apt, pip, mvn and go know theirs.
 
+pub(crate) mod docker;
 mod etcd;
 mod kafka;
 mod packages;
