@@ -102,6 +102,18 @@ impl Lab {
         self.tools().join("patroni/bin/patroni")
     }
 
+    /// The program `promtool`.
+    #[must_use]
+    pub fn promtool(&self) -> PathBuf {
+        self.tools().join("promtool/promtool")
+    }
+
+    /// The program `kubernetes-validate`.
+    #[must_use]
+    pub fn kubernetes_validate(&self) -> PathBuf {
+        self.tools().join("kubernetes-validate/bin/kubernetes-validate")
+    }
+
     /// Folder of Kafka's jars.
     #[must_use]
     pub fn kafka_jars(&self) -> PathBuf {

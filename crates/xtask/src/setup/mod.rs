@@ -3,6 +3,7 @@
 //! Packages come from the machine's package manager, everything else goes below the lab's `tools` folder. No registry is named
 //! here: apt, pip, mvn and go know theirs.
 
+mod checkers;
 pub(crate) mod docker;
 mod etcd;
 mod kafka;
@@ -29,6 +30,7 @@ struct Tool {
     install: fn(&Lab, &Path) -> Result<()>,
 }
 
+/// What the cluster consists of; the rest is for tests only.
 const TOOLS: [Tool; 3] = [etcd::TOOL, patroni::TOOL, kafka::TOOL];
 
 /// The version of Kafka that the lab runs.
@@ -51,7 +53,7 @@ pub fn run(check: bool) -> Result<()> {
     // The packages bring user postgres; whether he may enter the checkout decides where the lab lies.
     let lab = Lab::open()?;
     let _lock = lock(&lab)?;
-    for tool in &TOOLS {
+    for tool in TOOLS.iter().chain(&checkers::TOOLS) {
         tool.ensure(&lab)?;
     }
     Ok(())
@@ -85,7 +87,7 @@ fn report(lab: &Lab, packages: &[packages::Need]) -> Result<()> {
     for need in packages {
         eprintln!("missing  {} (package {})", need.what, need.packages.join(" or "));
     }
-    let tools: Vec<_> = TOOLS.iter().filter(|tool| !tool.is_there(lab)).collect();
+    let tools: Vec<_> = TOOLS.iter().chain(&checkers::TOOLS).filter(|tool| !tool.is_there(lab)).collect();
     for tool in &tools {
         eprintln!("missing  {} {}", tool.name, tool.version);
     }
