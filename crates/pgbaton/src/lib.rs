@@ -10,3 +10,4 @@ pub mod logging;
 pub mod metrics;
 pub mod secret;
 pub mod status;
+pub mod tail;

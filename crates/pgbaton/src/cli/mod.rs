@@ -5,8 +5,10 @@ mod client;
 mod config;
 mod handover;
 mod run;
+mod signals;
 mod status;
 mod table;
+mod tail;
 
 use std::{
     ffi::OsString,
@@ -45,6 +47,7 @@ Examples:
   pgbaton run -c worker.toml                    be a worker; start two or more, on different machines
   pgbaton status http://10.0.0.5:8080           who streams, who stands by?
   pgbaton handover http://10.0.0.5:8080         let another worker stream, before maintenance
+  pgbaton tail postgresql://me@db/app           show changes of any PostgreSQL, without any of this
 
 Exit codes: 0 done; 1 failed while running; 2 usage or configuration; 3 not healthy; 130 after Ctrl-C."
 )]
@@ -91,6 +94,12 @@ enum Verb {
         after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached."
     )]
     Handover(handover::Request),
+    /// Show the changes of any PostgreSQL as they happen; needs no etcd and no Kafka
+    #[command(
+        after_help = "Needs wal_level = logical and a role that may replicate. Reads a temporary slot, which goes with \
+        the command, and where no publication is named two of its own, which are dropped at the end."
+    )]
+    Tail(tail::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,18 +161,29 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         Verb::Config(ConfigVerb::Print { files, json }) => config::print(&files.given(), json),
         Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
+        Verb::Tail(arguments) => on_runtime(tail::run(arguments)),
     })
 }
 
+/// For work that Ctrl-C may simply drop.
 fn on_small_runtime(work: impl Future<Output = u8>) -> u8 {
+    on_runtime(async {
+        tokio::select! {
+            code = work => code,
+            // A signal that cannot be caught ends the process by itself.
+            Ok(()) = tokio::signal::ctrl_c() => INTERRUPTED,
+        }
+    })
+}
+
+/// For work that looks after signals itself.
+fn on_runtime(work: impl Future<Output = u8>) -> u8 {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(async {
-            tokio::select! {
-                code = work => code,
-                // A signal that cannot be caught ends the process by itself.
-                Ok(()) = tokio::signal::ctrl_c() => INTERRUPTED,
-            }
-        }),
+        Ok(runtime) => {
+            let code = runtime.block_on(work);
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             complain(format_args!("start the runtime: {error}"));
             FAILED

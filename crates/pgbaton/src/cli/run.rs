@@ -3,13 +3,10 @@
 use std::{collections::BTreeMap, error::Error, future::Future, sync::Arc};
 
 use rustix::process::{Resource, Rlimit};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info};
 
-use super::{FAILED, INTERRUPTED, TERMINATED, chain, complain, config::refuse};
+use super::{FAILED, INTERRUPTED, chain, complain, config::refuse, signals::Signals};
 use crate::{
     config::{self, Config, Given},
     http::{self, Command, Service},
@@ -127,24 +124,5 @@ fn allow_many_files() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         debug!(%error, "the limit of open files stays as it is");
-    }
-}
-
-/// SIGTERM and SIGINT, as the exit code that each stands for.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.terminate.recv() => TERMINATED,
-            _ = self.interrupt.recv() => INTERRUPTED,
-        }
     }
 }

@@ -10,6 +10,8 @@ mod reporting;
 mod session;
 mod watchdog;
 
+pub(crate) use failures::rfc3339_micros;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
