@@ -8,6 +8,7 @@ mod back;
 mod calls;
 mod clients;
 mod contract;
+mod examine;
 mod fault;
 mod fence;
 mod instance;
@@ -25,6 +26,7 @@ mod witness;
 
 pub use back::{FoundRecord, ReadBackError};
 pub use contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
+pub use examine::{KafkaFacts, TopicFacts, examine};
 pub use fault::KafkaFault;
 pub use fence::FenceError;
 pub use outcome::{CommitReport, SessionError};

@@ -2,6 +2,7 @@
 //!
 //! All calls block; they belong on the thread of `calls`.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigEntry, NewTopic, ResourceSpecifier, TopicReplication};
@@ -78,6 +79,30 @@ impl Required {
                 ("retention.bytes", "-1", |value| value == "-1"),
             ],
         }
+    }
+}
+
+impl Required {
+    /// What of an existing topic is not as it has to be. Settings that may not be read are not judged.
+    pub fn invalid(&self, partitions: usize, settings: &BTreeMap<String, String>) -> Vec<TopicInvalid> {
+        let mut invalid = Vec::new();
+        let mut note = |setting: &str, found: &str, wanted: &str| {
+            invalid.push(TopicInvalid {
+                topic: self.topic.clone(),
+                setting: setting.to_owned(),
+                found: found.to_owned(),
+                wanted: wanted.to_owned(),
+            });
+        };
+        if partitions != 1 {
+            note("partitions", &partitions.to_string(), "1");
+        }
+        for (setting, wanted, is_right) in self.checked {
+            if let Some(found) = settings.get(*setting).filter(|found| !is_right(found)) {
+                note(setting, found, wanted);
+            }
+        }
+        invalid
     }
 }
 
@@ -221,6 +246,16 @@ impl Topics {
         Ok(())
     }
 
+    /// Whether a topic might be made: asked, not done. The refusal in Kafka's words.
+    pub fn may_create(&self, topic: &str, replication: i32) -> Result<(), String> {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(replication));
+        let options = AdminOptions::new().request_timeout(Some(ADMIN_LIMIT)).validate_only(true);
+        let results = self.runtime.block_on(self.admin.create_topics([&new], &options));
+        let refusals = results.map_err(|error| error.to_string())?.into_iter().filter_map(Result::err);
+        // The right is looked at before the topic's existence.
+        refusals.filter(|(_, code)| *code != Code::TopicAlreadyExists).try_for_each(|(_, code)| Err(code.to_string()))
+    }
+
     /// Waits until a topic that was just made has leaders, and tells its partitions.
     fn wait_for(&self, topic: &str) -> Result<i32, TopicError> {
         let deadline = Instant::now() + ADMIN_LIMIT;
@@ -236,7 +271,8 @@ impl Topics {
         }
     }
 
-    fn describe(&self, resources: &[ResourceSpecifier<'_>]) -> Result<Vec<Described>, KafkaFault> {
+    /// The settings of topics and brokers, in the order asked for.
+    pub fn describe(&self, resources: &[ResourceSpecifier<'_>]) -> Result<Vec<Described>, KafkaFault> {
         if resources.is_empty() {
             return Ok(Vec::new());
         }
@@ -249,7 +285,7 @@ impl Topics {
     }
 }
 
-type Described = Result<Vec<ConfigEntry>, Code>;
+pub(super) type Described = Result<Vec<ConfigEntry>, Code>;
 
 /// The broker decides how many partitions a topic gets.
 const BROKER_DEFAULT: i32 = -1;

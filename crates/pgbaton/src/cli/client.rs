@@ -17,7 +17,7 @@ const GREATEST_ANSWER: usize = 8 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unanswered {
+pub(crate) enum Unanswered {
     #[error("{0:?} is not a worker's URL; give one like http://10.0.0.5:8080")]
     NotAUrl(String),
     #[error("{0:?}: https is not available in this version; give a worker's http:// URL")]
@@ -33,13 +33,13 @@ pub(super) enum Unanswered {
 }
 
 /// An answer, whatever its status says.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub body: serde_json::Value,
 }
 
 /// Brings `10.0.0.5:8080` and `http://10.0.0.5:8080/` into one form.
-pub(super) fn normalised(url: &str) -> Result<String, Unanswered> {
+pub(crate) fn normalised(url: &str) -> Result<String, Unanswered> {
     let text = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let parsed: Uri = text.parse().map_err(|_| Unanswered::NotAUrl(url.to_owned()))?;
     match (parsed.scheme_str(), parsed.authority()) {
@@ -50,12 +50,12 @@ pub(super) fn normalised(url: &str) -> Result<String, Unanswered> {
 }
 
 /// `GET` of a JSON document.
-pub(super) async fn get(url: &str, path: &str) -> Result<Answer, Unanswered> {
+pub(crate) async fn get(url: &str, path: &str) -> Result<Answer, Unanswered> {
     request(Method::GET, url, path, None, Vec::new()).await
 }
 
 /// `POST` of a JSON document.
-pub(super) async fn post(
+pub(crate) async fn post(
     url: &str,
     path: &str,
     token: Option<&Secret>,

@@ -1,8 +1,9 @@
 //! The command line: what can be asked, and the exit code of each answer. Output that was asked for goes to standard
 //! output, everything else to standard error.
 
-mod client;
+pub(crate) mod client;
 mod config;
+mod doctor;
 mod handover;
 mod run;
 mod signals;
@@ -44,6 +45,7 @@ const TERMINATED: u8 = 143;
     after_help = "\
 Examples:
   pgbaton config check -c worker.toml           is this configuration right?
+  pgbaton doctor -c worker.toml                 are PostgreSQL, etcd and Kafka as they have to be?
   pgbaton run -c worker.toml                    be a worker; start two or more, on different machines
   pgbaton status http://10.0.0.5:8080           who streams, who stands by?
   pgbaton handover http://10.0.0.5:8080         let another worker stream, before maintenance
@@ -94,6 +96,15 @@ enum Verb {
         after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached."
     )]
     Handover(handover::Request),
+    /// Look at all that the pipelines need: PostgreSQL, slot, publication, Patroni, etcd, Kafka, and say what mends it
+    #[command(after_help = "Changes nothing that lasts. Exit code 3: something is an error.")]
+    Doctor {
+        #[command(flatten)]
+        files: Files,
+        /// All findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the changes of any PostgreSQL as they happen; needs no etcd and no Kafka
     #[command(
         after_help = "Needs wal_level = logical and a role that may replicate. Reads a temporary slot, which goes with \
@@ -161,6 +172,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         Verb::Config(ConfigVerb::Print { files, json }) => config::print(&files.given(), json),
         Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
+        Verb::Doctor { files, json } => on_small_runtime(doctor::run(&files.given(), json)),
         Verb::Tail(arguments) => on_runtime(tail::run(arguments)),
     })
 }

@@ -11,6 +11,7 @@ mod session;
 mod watchdog;
 
 pub(crate) use failures::rfc3339_micros;
+pub(crate) use inspecting::conninfo;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
