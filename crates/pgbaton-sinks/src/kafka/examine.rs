@@ -56,7 +56,7 @@ pub async fn examine(
     limit: Duration,
 ) -> Result<KafkaFacts, KafkaFault> {
     target.check()?;
-    let calls = Calls::start("kafka-examine")
+    let calls = Calls::start()
         .map_err(|error| KafkaFault::Failed { doing: "start a thread".to_owned(), reason: error.to_string() })?;
     let (target, runtime, cancelled) = (target.clone(), Handle::current(), calls.cancelled().clone());
     calls.run(move || look(&Topics::connect(&target, runtime, cancelled)?, &target, &data_topics, limit)).await

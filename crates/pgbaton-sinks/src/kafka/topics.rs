@@ -271,17 +271,30 @@ impl Topics {
         }
     }
 
-    /// The settings of topics and brokers, in the order asked for.
+    /// Settings of topics that are there, and of brokers. The broker that is asked may not have heard yet of a topic that
+    /// was just made.
     pub fn describe(&self, resources: &[ResourceSpecifier<'_>]) -> Result<Vec<Described>, KafkaFault> {
         if resources.is_empty() {
             return Ok(Vec::new());
         }
         let options = AdminOptions::new().request_timeout(Some(ADMIN_LIMIT));
-        let results = self
-            .runtime
-            .block_on(self.admin.describe_configs(resources, &options))
-            .map_err(|error| KafkaFault::from_error(&error, "describe topic settings"))?;
-        Ok(results.into_iter().map(|result| result.map(|resource| resource.entries)).collect())
+        let deadline = Instant::now() + ADMIN_LIMIT;
+        loop {
+            let results = self
+                .runtime
+                .block_on(self.admin.describe_configs(resources, &options))
+                .map_err(|error| KafkaFault::from_error(&error, "describe topic settings"))?;
+            let described: Vec<Described> =
+                results.into_iter().map(|result| result.map(|resource| resource.entries)).collect();
+            let is_unknown = |described: &Described| match described {
+                Ok(entries) => entries.is_empty(),
+                Err(code) => *code == Code::UnknownTopicOrPartition,
+            };
+            if !described.iter().any(is_unknown) || self.cancelled.is_set() || Instant::now() >= deadline {
+                return Ok(described);
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
     }
 }
 
