@@ -207,16 +207,11 @@ impl Producer {
         })
     }
 
-    /// Waits until `count` records in all since the instance was created are acknowledged, at most for X.
-    pub fn wait_for(&self, count: u64, cancelled: &Cancelled) -> Result<(), SessionError> {
-        self.drain(count, Instant::now() + self.transaction_timeout, cancelled)
-    }
-
     /// Commits the open transaction, whose last record makes `count` records in all since the instance was created.
     /// The coordinator's part may take as long as `limit`.
     pub fn commit(&self, count: u64, limit: Duration, cancelled: &Cancelled) -> Result<CommitReport, SessionError> {
         let began = Instant::now();
-        self.drain(count, began + self.transaction_timeout, cancelled)?;
+        self.settle(count, cancelled)?;
         let instance = self.instance();
         let patience = STATISTICS_INTERVAL * STATISTICS_LATE;
         if !instance.wait_health(patience, |health| health.has_statistics()) {
@@ -250,8 +245,14 @@ impl Producer {
         }
     }
 
-    /// Waits until nothing is in flight: the binding's own flush waits in steps of 100 ms.
-    fn drain(&self, count: u64, deadline: Instant, cancelled: &Cancelled) -> Result<(), SessionError> {
+    /// Waits until `count` records, all there are, have been acknowledged: the binding's own flush waits in steps of 100 ms.
+    ///
+    /// Also done before the closing record. If a late end of the transaction before hits this one, a partition that is
+    /// written for the first time opens yet another one at the coordinator, while a closing record sent at the same time
+    /// would still be in time for the one that is ended: it would tell of records that may never be committed. Once
+    /// everything else is acknowledged, the closing record is either part of the same transaction or refused.
+    pub fn settle(&self, count: u64, cancelled: &Cancelled) -> Result<(), SessionError> {
+        let deadline = Instant::now() + self.transaction_timeout;
         while !self.instance().wait_delivered(count, LOOK_UP) {
             if cancelled.is_set() || Instant::now() >= deadline {
                 return Err(not_acknowledged());

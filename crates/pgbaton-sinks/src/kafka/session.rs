@@ -277,21 +277,23 @@ impl KafkaSession {
             Phase::Idle | Phase::Committing => panic!("a commit needs an open transaction"),
         }
         self.phase = Phase::Committing;
-        // What ends the transaction is written when everything before it is acknowledged, for the same reason that `open`
-        // is: were it taken first, a late end could commit the position without the data.
-        let before = self.sent + markers.len() as u64;
-        self.sent = before + records.len() as u64;
+        self.sent += (records.len() + markers.len()) as u64;
         let established = Arc::clone(self.established());
         let outcome = Arc::clone(&self.outcome);
         let (count, cancelled) = (self.sent, self.calls.cancelled().clone());
         self.calls.submit(move || {
             let Established { producer, names, .. } = &*established;
-            let write = |topic: &str, records: &[ProgressRecord]| {
-                records.iter().try_for_each(|record| producer.write(topic, record, &cancelled))
-            };
-            let ended = write(&names.markers, &markers)
-                .and_then(|()| producer.wait_for(before, &cancelled))
-                .and_then(|()| write(&names.progress, &records))
+            let mut out: Vec<_> = markers
+                .iter()
+                .map(|record| (&names.markers, record))
+                .chain(records.iter().map(|record| (&names.progress, record)))
+                .collect();
+            let last = out.pop();
+            let ended = out
+                .into_iter()
+                .try_for_each(|(topic, record)| producer.write(topic, record, &cancelled))
+                .and_then(|()| producer.settle(count - 1, &cancelled))
+                .and_then(|()| last.map_or(Ok(()), |(topic, record)| producer.write(topic, record, &cancelled)))
                 .and_then(|()| producer.commit(count, limit, &cancelled));
             *lock(&outcome) = Some(ended);
             producer.instance().wake.notify_one();

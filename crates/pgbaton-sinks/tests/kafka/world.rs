@@ -108,11 +108,17 @@ pub async fn committed(session: &mut KafkaSession) {
 
 /// A producer that goes past all our rules, with our transactional id.
 pub fn raw_producer(broker: &Broker, prefix: &str) -> BaseProducer {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", &broker.bootstrap)
-        .set("transactional.id", format!("pgbaton.{prefix}"))
-        .create()
-        .unwrap();
+    raw_producer_of(&target(broker, prefix))
+}
+
+/// The same with the target's properties.
+pub fn raw_producer_of(target: &KafkaTarget) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &target.brokers).set("transactional.id", target.transactional_id());
+    for (name, value) in &target.properties {
+        config.set(name, value);
+    }
+    let producer: BaseProducer = config.create().unwrap();
     producer.init_transactions(LIMIT).unwrap();
     producer
 }
