@@ -45,6 +45,11 @@ impl Replay {
         Replay { published_to: resume.position.lsn, proof: resume.continuity.clone(), partial: resume.partial.clone() }
     }
 
+    /// True once the stream has shown that it holds what was published last.
+    pub fn has_proof(&self) -> bool {
+        self.proof.is_none()
+    }
+
     /// True once the stream has shown that it goes on where we left it.
     pub fn is_over(&self) -> bool {
         self.proof.is_none() && self.partial.is_none()

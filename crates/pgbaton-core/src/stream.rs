@@ -245,7 +245,7 @@ impl Stream {
         if !asked {
             return Ok(None);
         }
-        let confirmed = self.checked && self.durable.watermark.lsn >= wal_end;
+        let confirmed = self.may_confirm() && self.durable.watermark.lsn >= wal_end;
         Ok(Some(if confirmed { self.status() } else { Status { write: self.received, flush: Lsn::INVALID } }))
     }
 
@@ -256,8 +256,14 @@ impl Stream {
 
     /// The status to send on the timer.
     pub fn status(&self) -> Status {
-        let flush = if self.checked { self.durable.watermark.lsn.min(self.received) } else { Lsn::INVALID };
+        let flush = if self.may_confirm() { self.durable.watermark.lsn.min(self.received) } else { Lsn::INVALID };
         Status { write: self.received, flush }
+    }
+
+    /// Of two servers with equal histories and other WAL only the stream itself tells which one this is: what is confirmed
+    /// to the wrong one is gone from its slot.
+    fn may_confirm(&self) -> bool {
+        self.checked && self.replay.has_proof()
     }
 
     /// Must the open Kafka transaction be closed now? `more`: more changes are already here.

@@ -26,6 +26,13 @@ pub struct Holder {
     pub tenures: u32,
 }
 
+impl Holder {
+    /// Is it the key of this tenure? By the lease, too: an etcd that was restored gives revisions out once more.
+    pub fn is_of(&self, tenure: &Tenure) -> bool {
+        (self.revision, self.lease_id) == (tenure.revision, tenure.lease_id)
+    }
+}
+
 /// What replaces the holder key before its lease has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replaced {
@@ -203,6 +210,13 @@ pub enum SessionEnd {
     ProducerSpent(String),
     /// A table came up whose topic neither the claim nor the open transaction has named: the next claim names it.
     TopicAdded(String),
+    /// A table came up whose key Inspect has not read, and whose changes do not tell it: the next Inspect reads it.
+    KeyUnknown {
+        /// The table's OID.
+        oid: u32,
+        /// The table's name.
+        table: String,
+    },
     /// The sink moved nothing for too long.
     Stalled(String),
     /// An atomic transaction was open for too long: publish in chunks from now on.

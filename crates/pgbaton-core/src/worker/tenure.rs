@@ -270,7 +270,7 @@ impl Worker {
             // A view from before our own write says nothing about it.
             Input::HolderSeen(view)
                 if view.revision >= t.tenure.revision
-                    && view.holder.as_ref().map(|holder| holder.revision) != Some(t.tenure.revision) =>
+                    && !view.holder.as_ref().is_some_and(|holder| holder.is_of(&t.tenure)) =>
             {
                 self.notice = Some((Code::Fenced, "the holder key was taken away or overwritten".to_owned()));
                 end(&mut t, now, false, release(false, None), effects);
@@ -371,7 +371,7 @@ impl Worker {
                 self.sink = Some((code, detail));
                 AfterSession::Retry
             }
-            SessionEnd::ProducerSpent(_) => AfterSession::Retry,
+            SessionEnd::ProducerSpent(_) | SessionEnd::KeyUnknown { .. } => AfterSession::Retry,
             SessionEnd::TopicAdded(topic) => {
                 self.topics.insert(topic);
                 AfterSession::Retry

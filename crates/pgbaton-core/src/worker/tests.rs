@@ -47,7 +47,7 @@ impl Bench {
             nonce: "n".into(),
             url: "http://h".into(),
             revision,
-            lease_id: 9,
+            lease_id: if revision == 100 { 1 } else { 9 },
             fenced: true,
             tenures: 1,
         });

@@ -74,7 +74,15 @@ pub fn claim(session: &str, term: u64) -> ProgressRecord {
 
 /// A session that has claimed its term.
 pub async fn claimed(target: &KafkaTarget, session: &str, term: u64) -> KafkaSession {
-    let Fenced { session: mut kafka, .. } = KafkaSession::fence(target, &open(session, 0, term)).await.unwrap();
+    // A broker that has just come up on a busy machine may not answer its first questions in time.
+    let mut tries = 0;
+    let Fenced { session: mut kafka, .. } = loop {
+        match KafkaSession::fence(target, &open(session, 0, term)).await {
+            Ok(fenced) => break fenced,
+            Err(error) if tries == 10 => panic!("{error}"),
+            Err(_) => tries += 1,
+        }
+    };
     kafka.claim(&[claim(session, term)], &[], LIMIT).await.unwrap();
     kafka
 }

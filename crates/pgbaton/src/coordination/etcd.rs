@@ -9,7 +9,7 @@ use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, PutOptions,
     TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
-use pgbaton_core::{Code, Holder, HolderView, Lsn, Moment, Successor, Timeline, VerdictSeen};
+use pgbaton_core::{Code, Holder, HolderView, Lsn, Moment, Successor, Tenure, Timeline, VerdictSeen};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -261,17 +261,22 @@ impl Etcd {
         .await
     }
 
-    /// Deletes the holder key if it is still at `revision`, and leaves a successor key in the same transaction if one is
+    /// Deletes the holder key if it is still that of the tenure, and leaves a successor key in the same transaction if one is
     /// given (its inner value: nobody in particular).
-    pub async fn release_holder(&self, revision: i64, successor: Option<Option<String>>) -> Result<(), EtcdError> {
+    pub async fn release_holder(&self, tenure: &Tenure, successor: Option<Option<String>>) -> Result<(), EtcdError> {
         let key = self.key("holder");
         let mut operations = vec![TxnOp::delete(key.clone(), None::<DeleteOptions>)];
         if let Some(worker) = successor {
-            let value = SuccessorValue { worker, follows: revision };
+            let value = SuccessorValue { worker, follows: tenure.revision };
             let bytes = serde_json::to_vec(&value).expect("strings and numbers always serialise");
             operations.push(TxnOp::put(self.key("successor"), bytes, None));
         }
-        let txn = Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, revision)]).and_then(operations);
+        // The lease as well: an etcd that was restored gives revisions out once more.
+        let ours = [
+            Compare::mod_revision(key.clone(), CompareOp::Equal, tenure.revision),
+            Compare::lease(key, CompareOp::Equal, tenure.lease_id),
+        ];
+        let txn = Txn::new().when(ours).and_then(operations);
         self.anywhere(|mut client| {
             let txn = txn.clone();
             async move { client.txn(txn).await.map(drop) }

@@ -63,7 +63,12 @@ async fn round(etcd: &Etcd, tenure: Tenure, channel: &mut Option<Channel>) -> Ro
         return Round::Lost(Input::LeaseLost("etcd says that the lease has ended".to_owned()));
     }
     match timeout(CALL_TIMEOUT, client.get(etcd.key("holder"), None)).await {
-        Ok(Ok(answer)) if answer.kvs().first().is_some_and(|kv| kv.mod_revision() == tenure.revision) => {
+        Ok(Ok(answer))
+            if answer
+                .kvs()
+                .first()
+                .is_some_and(|kv| (kv.mod_revision(), kv.lease()) == (tenure.revision, tenure.lease_id)) =>
+        {
             Round::Alive(Input::KeptAlive { asked_at, ttl: renewed })
         }
         Ok(Ok(_)) => Round::Lost(Input::LeaseLost("the holder key is not the one that this worker wrote".to_owned())),

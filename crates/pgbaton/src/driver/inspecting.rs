@@ -77,8 +77,12 @@ async fn look(
             return Err(failures::passing(Code::TopicCollision, detail));
         }
         topics.push(topic);
-        if matches!(table.identity, ReplicaIdentity::Full | ReplicaIdentity::Nothing) && table.has_primary_key {
-            keys.insert(table.oid, catalog::primary_key(connection, table.oid).await.map_err(refused)?);
+        if matches!(table.identity, ReplicaIdentity::Full | ReplicaIdentity::Nothing) {
+            let key = match table.has_primary_key {
+                true => catalog::primary_key(connection, table.oid).await.map_err(refused)?,
+                false => Vec::new(),
+            };
+            keys.insert(table.oid, key);
         }
     }
     let slot = seen.slot.map(looking::facts);

@@ -133,6 +133,7 @@ impl Reporter {
             SessionEnd::Sink { code, detail } => format!("{code}: {detail}"),
             SessionEnd::ProducerSpent(detail) => format!("a new producer is needed: {detail}"),
             SessionEnd::TopicAdded(topic) => format!("the next claim names topic {topic}"),
+            SessionEnd::KeyUnknown { table, .. } => format!("the next session reads the primary key of {table}"),
             SessionEnd::Stalled(detail) => format!("{}: {detail}", Code::SinkStalled),
             SessionEnd::OpenTooLong => {
                 "a Kafka transaction was open for too long; it is published in chunks".to_owned()

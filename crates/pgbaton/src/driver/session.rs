@@ -35,7 +35,7 @@ pub struct Session {
     pub sink: Option<KafkaSession>,
     /// From the claim on.
     pub plan: Option<Box<ClaimPlan>>,
-    /// Primary keys of tables with REPLICA IDENTITY FULL.
+    /// Primary keys of tables whose changes do not tell them (REPLICA IDENTITY FULL, NOTHING); empty where there is none.
     pub keys: HashMap<u32, Vec<String>>,
     /// From the start of the stream on.
     pub publishing: Option<Box<Publishing>>,
@@ -76,7 +76,7 @@ pub async fn inspect(conninfo: Arc<Conninfo>, wanted: Arc<inspecting::Wanted>, l
 /// Reads the holder key, linearizable. A step of the session: an answer from before it began says nothing.
 pub async fn read_holder(etcd: Arc<Etcd>, tenure: Tenure) -> Step {
     let view = etcd.view().await;
-    Step::HolderRead(view.ok().map(|view| view.holder.is_some_and(|holder| holder.revision == tenure.revision)))
+    Step::HolderRead(view.ok().map(|view| view.holder.is_some_and(|holder| holder.is_of(&tenure))))
 }
 
 /// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.
@@ -206,7 +206,7 @@ impl Session {
 pub async fn release(etcd: Arc<Etcd>, tenure: Tenure, successor: Option<Option<String>>) -> Input {
     let limit = Duration::from_secs(4);
     let _ = timeout(limit, async {
-        let _ = etcd.release_holder(tenure.revision, successor).await;
+        let _ = etcd.release_holder(&tenure, successor).await;
         let _ = etcd.revoke(tenure.lease_id).await;
     })
     .await;

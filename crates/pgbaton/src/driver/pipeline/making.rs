@@ -1,5 +1,6 @@
 //! Makes a pipeline from its configuration, and starts the tasks that look out for it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use pgbaton_core::{Cutting, Identity, Input, Policy, Worker, hash_of};
@@ -86,6 +87,7 @@ impl Pipeline {
             session: Session::default(),
             serial: 0,
             step: None,
+            keys_asked: HashSet::new(),
             inspect_limit: inspecting::FIRST_LIMIT,
             tasks,
             keepalive: None,

@@ -5,6 +5,7 @@ mod effects;
 mod making;
 mod orders;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Pipeline {
     /// Counts sessions, so that what comes late from one that was closed is recognised.
     serial: u64,
     step: Option<AbortHandle>,
+    /// Tables that have ended a session because their key was not known.
+    keys_asked: HashSet<u32>,
     /// How long the next look by the replication connection may take.
     inspect_limit: Duration,
     tasks: JoinSet<()>,
@@ -176,7 +179,8 @@ impl Pipeline {
             Step::Inspected(connection, inspection, keys) => {
                 self.inspect_limit = inspecting::FIRST_LIMIT;
                 self.session.connection = Some(connection);
-                self.session.keys = keys;
+                // A table that has ended a session for its key and is not in the catalogue any more has none.
+                self.session.keys = self.keys_asked.iter().map(|oid| (*oid, Vec::new())).chain(keys).collect();
                 self.reporter.inspected(&inspection);
                 Input::Inspected(inspection)
             }
@@ -225,6 +229,9 @@ impl Pipeline {
         let mut effects = Vec::new();
         if let Input::Broken(end) = &input {
             self.reporter.broken(end);
+            if let SessionEnd::KeyUnknown { oid, .. } = end {
+                self.keys_asked.insert(*oid);
+            }
             self.session.sink_failed |=
                 matches!(end, SessionEnd::Sink { .. } | SessionEnd::Stalled(_) | SessionEnd::ProducerSpent(_));
             if matches!(end, SessionEnd::Sink { code: Code::Fenced, .. }) {

@@ -46,7 +46,7 @@ pub struct Publishing {
     connection: ReplicationConnection,
     /// To Kafka.
     pub sink: KafkaSession,
-    /// Primary keys of tables with REPLICA IDENTITY FULL, by OID.
+    /// Primary keys of tables whose changes do not tell them, by OID; empty where a table has none.
     keys: HashMap<u32, Vec<String>>,
     source: Source,
     meters: Meters,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pgbaton_core::{Code, EventId, Lsn, Publish, Relation, SessionEnd};
+use pgbaton_core::{Code, EventId, Lsn, Publish, Relation, ReplicaIdentity, SessionEnd};
 use pgbaton_postgres::pgoutput::{Message, OldKind, decode};
 use pgbaton_sinks::debezium::{ChangeContext, EncodeError, Records, TableEncoder};
 use pgbaton_sinks::kafka::{Accepted, DataRecord, SinkEvent, WriteError};
@@ -58,6 +58,12 @@ impl Publishing {
 
     async fn relation(&mut self, relation: &Relation) -> Result<(), SessionEnd> {
         let keys = self.keys.get(&relation.oid).map(Vec::as_slice);
+        if keys.is_none() && matches!(relation.identity, ReplicaIdentity::Full | ReplicaIdentity::Nothing) {
+            // It joined the publication, or changed its identity, after Inspect had looked.
+            let table = format!("{}.{}", relation.schema, relation.table);
+            return Err(SessionEnd::KeyUnknown { oid: relation.oid, table });
+        }
+        let keys = keys.filter(|key| !key.is_empty());
         let (encoder, unmapped) =
             TableEncoder::compile(relation, keys, &self.source).map_err(|error| SessionEnd::Sink {
                 code: Code::ConfigInvalid,
