@@ -1,1 +1,18 @@
 //! The decisions of the core, run in worlds that go wrong: development only, never part of a worker.
+
+mod audit;
+mod bus;
+mod etcd;
+mod kafka;
+mod message;
+mod mutant;
+mod postgres;
+mod process;
+mod run;
+mod scenario;
+mod story;
+mod swarm;
+mod time;
+mod world;
+
+pub use run::{Found, Tally, Told, mutants, script, shrink, sweep, tell};

@@ -1,0 +1,48 @@
+//! Many schedules, and what makes them worth anything: that they are the same every time, and that a missing guard shows.
+
+use pgbaton_sim::{mutants, script, sweep, tell};
+
+/// The whole figure is 20,000 and more, by `cargo xtask simulate`; this is the part that every change pays for.
+#[test]
+fn no_schedule_violates_an_invariant() {
+    let tally = sweep(1_000_000, 1500, None, false);
+    assert_eq!(tally.schedules, 1500);
+    assert!(tally.found.is_empty(), "cargo xtask simulate --seed N tells the story of: {:#?}", tally.found);
+}
+
+#[test]
+fn the_same_seed_has_the_same_trace() {
+    for seed in 0..20 {
+        let script = script(seed);
+        let (one, other) = (tell(&script, None).unwrap(), tell(&script, None).unwrap());
+        assert_eq!(one, other);
+        assert_ne!(one.hash, tell(&script.replacen("seed ", "seed 1", 1), None).unwrap().hash);
+    }
+}
+
+/// Those that show within a few schedules; `cargo xtask simulate --mutants` looks for all of them.
+#[test]
+fn a_guard_that_is_missing_shows() {
+    let quick = [
+        "no_claim",
+        "read_before_init",
+        "ack_before_commit",
+        "compare_lsns_across_timelines",
+        "watermark_not_cut_at_the_fork",
+        "no_post_start_slot_check",
+        "no_lease_check",
+        "highest_ack_wins",
+        "terminate_without_comparing",
+        "fence_per_tenure",
+        "guard_by_create_revision",
+        "instance_reused_after_an_abort",
+        "no_bracket",
+        "ids_by_the_servers_timeline",
+        "gone_without_having_had_the_stream",
+    ];
+    for mutant in quick {
+        assert!(mutants().any(|known| known == mutant), "{mutant} is gone");
+        let tally = sweep(0, 300, Some(mutant), true);
+        assert!(!tally.found.is_empty(), "{mutant} was not caught");
+    }
+}
