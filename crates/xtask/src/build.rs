@@ -39,6 +39,11 @@ pub(crate) fn tools(lab: &Lab, profile: Profile) -> Result<PathBuf> {
     binary(lab, profile, "pgbaton-tests", "lab")
 }
 
+/// Builds the simulator and returns its path. The dev profile optimises it.
+pub(crate) fn simulator(lab: &Lab) -> Result<PathBuf> {
+    binary(lab, Profile::Dev, "pgbaton-sim", "pgbaton-sim")
+}
+
 fn binary(lab: &Lab, profile: Profile, package: &str, name: &str) -> Result<PathBuf> {
     let mut command = cargo(lab);
     command.args(["build", "--package", package, "--bin", name]);

@@ -26,6 +26,12 @@ pub fn run_tool(chore: &str, args: &[String]) -> Result<()> {
     Err(command.exec()).with_context(|| format!("run {}", tools.display()))
 }
 
+/// Builds the simulator and becomes it. It needs no lab. Returns only on failure.
+pub fn simulate(args: &[String]) -> Result<()> {
+    let simulator = build::simulator(&Lab::open()?)?;
+    Err(Command::new(&simulator).args(args).exec()).with_context(|| format!("run {}", simulator.display()))
+}
+
 /// Ends every server of the lab and removes the lab's folder. Packages of the machine stay.
 pub fn clean() -> Result<()> {
     let lab = Lab::open()?;

@@ -57,6 +57,9 @@ enum Chore {
     /// Figures
     #[command(disable_help_flag = true)]
     Bench(ToolArgs),
+    /// Schedules in a world of virtual time in which things go wrong, and the guards that they catch missing
+    #[command(disable_help_flag = true)]
+    Simulate(ToolArgs),
 }
 
 /// Handed on as they are.
@@ -182,6 +185,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Scenario(tool) => chores::run_tool("scenario", &tool.args)?,
         Chore::ComposeTest(tool) => chores::run_tool("compose-test", &tool.args)?,
         Chore::Bench(tool) => chores::run_tool("bench", &tool.args)?,
+        Chore::Simulate(tool) => chores::simulate(&tool.args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
