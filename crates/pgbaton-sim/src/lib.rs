@@ -5,6 +5,7 @@ mod bus;
 mod etcd;
 mod kafka;
 mod message;
+pub mod model;
 mod mutant;
 mod postgres;
 mod process;
