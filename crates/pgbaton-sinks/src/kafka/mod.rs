@@ -22,6 +22,7 @@ pub mod taint;
 mod target;
 mod told;
 mod topics;
+mod wire;
 mod witness;
 
 pub use back::{FoundRecord, ReadBackError};
@@ -36,3 +37,4 @@ pub use standby::{KafkaProbe, KafkaStandby};
 pub use taint::Taint;
 pub use target::KafkaTarget;
 pub use topics::{TopicError, TopicInvalid};
+pub use wire::TopicIdsError;

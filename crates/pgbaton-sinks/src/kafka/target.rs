@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use super::calls::Calls;
 use super::fault::KafkaFault;
+use super::wire::{TopicIdsError, topic_ids};
 
 /// Where the records go.
 #[derive(Clone, PartialEq, Eq)]
@@ -111,6 +113,14 @@ impl KafkaTarget {
     /// The same for every worker, so that the newest session fences all others.
     pub fn transactional_id(&self) -> String {
         format!("pgbaton.{}", self.topic_prefix)
+    }
+
+    /// The ids that Kafka has given to those of the topics that exist, as its tools print them: a topic that was deleted and
+    /// made again has another. Asked by a connection of its own, at most for `limit`.
+    pub async fn topic_ids(&self, topics: &[&str], limit: Duration) -> Result<BTreeMap<String, String>, TopicIdsError> {
+        let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let (target, deadline) = (self.clone(), Instant::now() + limit);
+        Calls::start()?.run(move || topic_ids(&target, &topics, deadline)).await
     }
 
     pub(super) fn timeouts(&self) -> Result<Timeouts, KafkaFault> {

@@ -53,9 +53,14 @@ impl Broker {
 
     /// The same with more properties, made from the ports of its two listeners; they win over the usual ones.
     pub fn start_with(name: &str, more: impl FnOnce(u16, u16) -> String) -> Broker {
+        Broker::start_formatted(name, &[], more)
+    }
+
+    /// The same with more arguments for the formatting of its storage.
+    pub fn start_formatted(name: &str, format_args: &[&str], more: impl FnOnce(u16, u16) -> String) -> Broker {
         let [port, controller] = free_ports();
         let text = properties(1, port, &[controller]) + &more(port, controller);
-        let broker = Broker::launch(name, 1, port, text, &["--standalone"]);
+        let broker = Broker::launch(name, 1, port, text, &[&["--standalone"], format_args].concat());
         broker.wait_until_known(1);
         broker
     }

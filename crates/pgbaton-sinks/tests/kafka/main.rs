@@ -10,6 +10,7 @@ mod outage;
 mod proxy;
 mod security;
 mod standby;
+mod topic_ids;
 mod topics;
 mod torn;
 mod transactions;
