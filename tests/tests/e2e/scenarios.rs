@@ -20,7 +20,7 @@ async fn plays(scenario: Scenario) -> Result<Played> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_worker_is_replaced_and_nothing_is_lost() -> Result<()> {
+async fn a_killed_worker_is_replaced_before_its_lease_ends_and_nothing_is_lost() -> Result<()> {
     plays(Scenario::KillActive).await.map(drop)
 }
 
@@ -67,7 +67,7 @@ async fn a_killed_kafka_that_comes_back_gets_everything_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_etcd_two_workers_never_stream_and_nothing_is_lost() -> Result<()> {
+async fn through_an_outage_of_etcd_the_stream_goes_on_with_the_same_owner() -> Result<()> {
     plays(Scenario::EtcdOutage).await.map(drop)
 }
 
