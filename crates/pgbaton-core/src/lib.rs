@@ -1,6 +1,7 @@
 //! Every decision of pgbaton as plain data and plain functions: no clock, no socket, no task.
 
 mod acceptance;
+pub mod audit;
 mod code;
 mod journal;
 mod lease;

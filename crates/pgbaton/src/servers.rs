@@ -14,3 +14,17 @@ pub(crate) fn kafka_target(config: &Config, settings: &PipelineConfig) -> KafkaT
         client_id: format!("pgbaton-{}", config.name),
     }
 }
+
+/// The pipeline that is meant: the one of that name, or the only one.
+pub(crate) fn pipeline<'c>(config: &'c Config, name: Option<&str>) -> Result<(&'c str, &'c PipelineConfig), String> {
+    let names: Vec<&str> = config.pipelines.keys().map(String::as_str).collect();
+    let found = match (name, names.as_slice()) {
+        (Some(name), _) => config.pipelines.get_key_value(name),
+        (None, [only]) => config.pipelines.get_key_value(*only),
+        (None, _) => None,
+    };
+    let named = name.map(|name| format!("there is no pipeline {name}")).unwrap_or("name a pipeline".to_owned());
+    found
+        .map(|(name, settings)| (name.as_str(), settings))
+        .ok_or_else(|| format!("{named}; --pipeline is one of: {}", names.join(", ")))
+}

@@ -53,7 +53,7 @@ pub(super) fn table_topics(reader: &Reader, prefix: &str) -> Result<Vec<(String,
 }
 
 /// `PREFIX.SCHEMA.TABLE`, and not a topic of another pipeline whose prefix begins with ours and a dot.
-fn is_table_topic(topic: &str, prefix: &str) -> bool {
+pub(super) fn is_table_topic(topic: &str, prefix: &str) -> bool {
     let rest = topic.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
     rest.is_some_and(|rest| rest.split('.').count() == 2)
 }

@@ -10,6 +10,7 @@ mod signals;
 mod status;
 mod table;
 mod tail;
+mod verify;
 
 use std::{
     ffi::OsString,
@@ -111,6 +112,12 @@ enum Verb {
         the command, and where no publication is named two of its own, which are dropped at the end."
     )]
     Tail(tail::Arguments),
+    /// Judge the topics of a pipeline without a database: ids, terms, transactions, progress, markers
+    #[command(
+        after_help = "Exit code 0: sound; 3: not, and what is wrong is named with topic, partition and offset; 1: Kafka \
+        could not be read."
+    )]
+    Verify(verify::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,8 +148,8 @@ struct Files {
 }
 
 impl Files {
-    fn given(self) -> Given {
-        Given { files: self.files, variables: std::env::vars_os().collect(), flags: Vec::new() }
+    fn given(&self) -> Given {
+        Given { files: self.files.clone(), variables: std::env::vars_os().collect(), flags: Vec::new() }
     }
 }
 
@@ -173,6 +180,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
         Verb::Doctor { files, json } => on_small_runtime(doctor::run(&files.given(), json)),
+        Verb::Verify(arguments) => on_small_runtime(verify::run(arguments)),
         Verb::Tail(arguments) => on_runtime(tail::run(arguments)),
     })
 }

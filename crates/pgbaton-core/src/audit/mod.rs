@@ -1,0 +1,237 @@
+//! Judges what stands in the topics of a pipeline, with no database to compare it with: a witness that did not write it.
+//!
+//! Progress records come in offset order; data records in the order of their rank over all partitions, and only those that
+//! the progress given before knows ([`Audit::is_recorded`]). So the state is one position for the progress, one id for each
+//! partition and one for all together, whatever the topics hold. Only forks of the database and new beginnings add to it.
+//!
+//! What it cannot see: changes missing at the end of a transaction, rows that are not the database's, records that Kafka's
+//! retention removed.
+
+mod data;
+mod ledger;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use crate::{EventId, Term};
+
+use data::Sequence;
+use ledger::Ledger;
+
+/// Where a record stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} partition {} offset {}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// What a data record says of itself in its headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// `pgbaton.id`
+    pub id: EventId,
+    /// `pgbaton.term`
+    pub term: Term,
+    /// `pgbaton.chunk`
+    pub chunk: Option<Chunk>,
+}
+
+/// A part of a large transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which part, from 0.
+    pub number: u64,
+    /// The transaction ends with this row.
+    pub last: bool,
+}
+
+impl Published {
+    /// Reads the headers; `None` where they are not ours.
+    pub fn read(id: Option<&[u8]>, term: Option<&[u8]>, chunk: Option<&[u8]>) -> Option<Self> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+        let chunk = match chunk {
+            None => None,
+            Some(bytes) => {
+                let text = text(bytes)?;
+                let number = text.strip_suffix("/last");
+                Some(Chunk { number: number.unwrap_or(&text).parse().ok()?, last: number.is_some() })
+            }
+        };
+        Some(Published { id: text(id?)?.parse().ok()?, term: Term(text(term?)?.parse().ok()?), chunk })
+    }
+}
+
+/// The order in which data records are judged: a pipeline that was begun anew begins anew here, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    beginning: usize,
+    id: EventId,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A value or headers that are not ours.
+    Undecodable,
+    /// An id that stands twice.
+    Duplicate,
+    /// Ids that fall within a partition.
+    OutOfOrder,
+    /// A change that is missing within a transaction.
+    Hole,
+    /// Chunks out of order, or a large transaction without its last one.
+    Chunks,
+    /// A record of an older term behind one of a newer.
+    TermFalls,
+    /// A record of a term that nobody has claimed.
+    TermUnknown,
+    /// A record that no committed progress knows.
+    Unrecorded,
+    /// A record of another database cluster.
+    System,
+    /// A progress record that does not follow from the one before it.
+    Chain,
+    /// `open` and its end do not fit together.
+    Brackets,
+    /// A committed `open` without its end, that no claim names.
+    Torn,
+    /// A position that falls.
+    PositionFalls,
+    /// The database forked below what was published, and no marker says so.
+    Unmarked,
+}
+
+impl Rule {
+    /// As it is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rule::Undecodable => "undecodable",
+            Rule::Duplicate => "duplicate",
+            Rule::OutOfOrder => "out_of_order",
+            Rule::Hole => "hole",
+            Rule::Chunks => "chunks",
+            Rule::TermFalls => "term_falls",
+            Rule::TermUnknown => "term_unknown",
+            Rule::Unrecorded => "unrecorded",
+            Rule::System => "system",
+            Rule::Chain => "chain",
+            Rule::Brackets => "brackets",
+            Rule::Torn => "torn",
+            Rule::PositionFalls => "position_falls",
+            Rule::Unmarked => "unmarked",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Which rule is broken.
+    pub rule: Rule,
+    /// Where.
+    pub place: Place,
+    /// What stands there, and what should.
+    pub text: String,
+}
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Data records.
+    pub records: u64,
+    /// Transactions that they belong to.
+    pub transactions: u64,
+    /// Progress records.
+    pub progress: u64,
+    /// Claims among them.
+    pub claims: u64,
+    /// Torn transactions that a claim names.
+    pub torn: u64,
+    /// Forks that are marked.
+    pub divergences: u64,
+}
+
+/// The witness.
+#[derive(Debug)]
+pub struct Audit {
+    ledger: Ledger,
+    sequence: Sequence,
+    faults: Vec<Fault>,
+}
+
+impl Audit {
+    /// Begins before the first record. `dense`: no change may be missing within a transaction, as compaction of a data topic
+    /// makes them.
+    pub fn new(progress_topic: &str, dense: bool) -> Self {
+        Audit { ledger: Ledger::new(progress_topic), sequence: Sequence::new(dense), faults: Vec::new() }
+    }
+
+    /// The next record of the progress topic.
+    pub fn progress(&mut self, offset: i64, value: &[u8]) {
+        self.ledger.take(offset, value, &mut self.faults);
+    }
+
+    /// Everything that is committed of the progress was given: what is open now stays open.
+    pub fn progress_is_whole(&mut self) {
+        self.ledger.whole(&mut self.faults);
+        self.sequence.forks(&self.ledger, &mut self.faults);
+    }
+
+    /// Whether the progress knows this record. Only then it may be given to [`Audit::data`].
+    pub fn is_recorded(&self, published: &Published) -> bool {
+        self.ledger.is_recorded(published)
+    }
+
+    /// Where this record comes in the order.
+    pub fn rank(&self, published: &Published) -> Rank {
+        Rank { beginning: self.ledger.beginning(published.term), id: published.id }
+    }
+
+    /// Kafka has removed what was before this record in one of the partitions: holes before it are none of ours.
+    pub fn cut_at(&mut self, rank: Rank) {
+        self.sequence.cut_at(rank);
+    }
+
+    /// The next data record.
+    pub fn data(&mut self, place: &Place, published: &Published) {
+        let rank = self.rank(published);
+        self.sequence.take(place, published, rank, &self.ledger, &mut self.faults);
+    }
+
+    /// A record that stands there without our headers.
+    pub fn foreign(&mut self, place: &Place) {
+        let text = "a record without pgbaton's headers".to_owned();
+        self.faults.push(Fault { rule: Rule::Undecodable, place: place.clone(), text });
+    }
+
+    /// A committed record that was there before the progress was read to its end, and that is still not recorded.
+    pub fn unrecorded(&mut self, place: &Place, published: &Published) {
+        // A torn transaction that a claim names is published again but for what was found of it.
+        if self.ledger.torn_to().is_none_or(|torn| published.id > torn) {
+            let text = format!("{} is not covered by any committed progress record", published.id);
+            self.faults.push(Fault { rule: Rule::Unrecorded, place: place.clone(), text });
+        }
+    }
+
+    /// What was found wrong since the last call.
+    pub fn take_faults(&mut self) -> Vec<Fault> {
+        std::mem::take(&mut self.faults)
+    }
+
+    /// What was looked at so far.
+    pub fn looked(&self) -> Looked {
+        Looked { records: self.sequence.records(), transactions: self.sequence.transactions(), ..self.ledger.looked() }
+    }
+}

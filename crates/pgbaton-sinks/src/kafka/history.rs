@@ -1,0 +1,354 @@
+//! Reads everything that a pipeline has committed to its topics, in rounds, and has it judged. Writes nothing.
+//!
+//! A round: the progress up to what was written when it began; of each data partition what was written by then, all partitions
+//! merged by rank, so that memory is bounded by the number of partitions; and the progress once more. Records that the
+//! progress did not know yet wait for the next round. What is "written by then" is asked uncommitted, and read when all
+//! transactions below have ended: a marker of a transaction reaches the partitions one after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgbaton_core::audit::{Audit, Fault, Looked, Place, Published, Rank};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::calls::{Calls, Cancelled};
+use super::fault::KafkaFault;
+use super::reader::{ADMIN_LIMIT, ASK_AGAIN, SLICE, passing};
+use super::target::KafkaTarget;
+use super::told::Told;
+use super::witness::is_table_topic;
+use crate::topic::progress_topic;
+
+/// A transaction may stay open for its time-out; whoever waits behind it waits longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// An audit of a pipeline's topics that runs on a thread of its own.
+pub struct KafkaAudit {
+    /// Taken while a round runs, and by `drop`.
+    history: Option<History>,
+    calls: Calls,
+}
+
+impl KafkaAudit {
+    /// Makes the clients; they connect by themselves. `dense`: see [`Audit::new`].
+    ///
+    /// # Errors
+    /// Settings that cannot be used.
+    pub fn new(target: &KafkaTarget, dense: bool) -> Result<Self, KafkaFault> {
+        target.check()?;
+        let calls = Calls::start()?;
+        let history = Some(History::new(target, dense, calls.cancelled().clone())?);
+        Ok(KafkaAudit { history, calls })
+    }
+
+    /// Reads and judges what is new since the last round, and tells what is wrong with it.
+    ///
+    /// # Errors
+    /// Kafka does not answer, or a transaction hangs. The next round goes on where this one ended.
+    ///
+    /// # Panics
+    /// If an earlier round was dropped before its end.
+    pub async fn round(&mut self) -> Result<Vec<Fault>, KafkaFault> {
+        let mut history = self.history.take().expect("a round is not dropped half-way");
+        let (history, outcome) = self
+            .calls
+            .run(move || {
+                let outcome = history.round();
+                (history, outcome)
+            })
+            .await;
+        let faults = self.history.insert(history).audit.take_faults();
+        outcome.map(|()| faults)
+    }
+
+    /// What was looked at so far.
+    pub fn looked(&self) -> Looked {
+        self.history.as_ref().map(|history| history.audit.looked()).unwrap_or_default()
+    }
+}
+
+/// The clients are let go on their thread, where the library may take its time.
+impl Drop for KafkaAudit {
+    fn drop(&mut self) {
+        let history = self.history.take();
+        self.calls.submit(move || drop(history));
+    }
+}
+
+struct History {
+    audit: Audit,
+    committed: Arc<BaseConsumer<Told>>,
+    /// Told of what is written and not yet committed; reads nothing.
+    written: BaseConsumer<Told>,
+    prefix: String,
+    progress: String,
+    /// The next offset of each partition that was begun; the progress topic's, too.
+    next: BTreeMap<(String, i32), i64>,
+    cancelled: Cancelled,
+}
+
+/// What is new in a data partition.
+struct Span {
+    topic: String,
+    partition: i32,
+    next: i64,
+    end: i64,
+    /// Kafka has removed what was before.
+    is_cut: bool,
+}
+
+/// A data partition in a round.
+struct Source {
+    topic: String,
+    partition: i32,
+    /// Where this round ends.
+    end: i64,
+    /// Kafka has removed what was before.
+    is_cut: bool,
+    queue: PartitionQueue<Told>,
+    head: Option<(Rank, Place, Published)>,
+    over: bool,
+}
+
+impl History {
+    fn new(target: &KafkaTarget, dense: bool, cancelled: Cancelled) -> Result<Self, KafkaFault> {
+        let failed = |error: KafkaError| KafkaFault::from_error(&error, "create a reader");
+        let mut reader = target.reader();
+        // What is fetched ahead is all that takes memory here.
+        reader.set("queued.max.messages.kbytes", "1024").set("queued.min.messages", "1000");
+        let mut ends = target.reader();
+        ends.set("isolation.level", "read_uncommitted");
+        let progress = progress_topic(&target.topic_prefix);
+        Ok(History {
+            audit: Audit::new(&progress, dense),
+            committed: Arc::new(reader.create_with_context(Told::default()).map_err(failed)?),
+            written: ends.create_with_context(Told::default()).map_err(failed)?,
+            prefix: target.topic_prefix.clone(),
+            progress,
+            next: BTreeMap::new(),
+            cancelled,
+        })
+    }
+
+    fn round(&mut self) -> Result<(), KafkaFault> {
+        self.read_progress()?;
+        let held = self.read_data()?;
+        self.read_progress()?;
+        self.audit.progress_is_whole();
+        for (place, published) in held {
+            if !self.audit.is_recorded(&published) {
+                self.audit.unrecorded(&place, &published);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks until it is answered or time is up.
+    fn patiently<T>(
+        &self,
+        doing: &str,
+        mut ask: impl FnMut() -> Result<Option<T>, KafkaError>,
+    ) -> Result<T, KafkaFault> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let fault = match ask() {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => KafkaFault::Unreachable { reason: format!("{doing}: a transaction stays open") },
+                Err(error) => passing(&error, doing)?,
+            };
+            // Takes what the library has to tell.
+            let _ = (self.written.poll(Duration::ZERO), self.committed.poll(Duration::ZERO));
+            if self.cancelled.is_set() || Instant::now() >= deadline {
+                return Err(fault);
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+
+    /// The first offset that is there, and the end of what was written, once all below it is committed or aborted.
+    fn span(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaFault> {
+        let doing = format!("read topic {topic}");
+        let (start, end) =
+            self.patiently(&doing, || self.written.fetch_watermarks(topic, partition, ADMIN_LIMIT).map(Some))?;
+        self.patiently(&doing, || {
+            let (_, readable) = self.committed.fetch_watermarks(topic, partition, ADMIN_LIMIT)?;
+            Ok((readable >= end).then_some(()))
+        })?;
+        Ok((start, end))
+    }
+
+    fn read_progress(&mut self) -> Result<(), KafkaFault> {
+        let topic = self.progress.clone();
+        let (start, end) = self.span(&topic, 0)?;
+        let next = self.next.get(&(topic.clone(), 0)).copied().unwrap_or(start);
+        if next >= end {
+            return Ok(());
+        }
+        let doing = format!("read topic {topic}");
+        let failed = |error: KafkaError| KafkaFault::from_error(&error, &doing);
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&topic, 0, Offset::Offset(next)).map_err(failed)?;
+        self.committed.assign(&assignment).map_err(failed)?;
+        let mut silent_since = Instant::now();
+        loop {
+            match self.committed.poll(SLICE) {
+                Some(Ok(message)) if message.offset() < end => {
+                    silent_since = Instant::now();
+                    self.audit.progress(message.offset(), message.payload().unwrap_or_default());
+                }
+                Some(Ok(_) | Err(KafkaError::PartitionEOF(0))) => break,
+                Some(Err(error)) => drop(passing(&error, &doing)?),
+                None => {}
+            }
+            self.give_up(silent_since, &doing)?;
+        }
+        self.next.insert((topic, 0), end);
+        // Nothing is fetched any more from here on; a failure leaves an idle assignment behind.
+        let _ = self.committed.unassign();
+        Ok(())
+    }
+
+    fn give_up(&self, silent_since: Instant, doing: &str) -> Result<(), KafkaFault> {
+        if self.cancelled.is_set() || silent_since.elapsed() > PATIENCE {
+            return Err(KafkaFault::Unreachable { reason: format!("{doing}: no answer in time") });
+        }
+        Ok(())
+    }
+
+    /// Judges what the progress knows; returns the first record of each partition that it does not know yet.
+    fn read_data(&mut self) -> Result<Vec<(Place, Published)>, KafkaFault> {
+        let spans = self.new_spans()?;
+        // Few, or none: what comes by the common queue came before the partitions had queues of their own.
+        loop {
+            let mut sources = self.assign(&spans)?;
+            if let Some(held) = self.merge(&mut sources)? {
+                return Ok(held);
+            }
+        }
+    }
+
+    /// The partitions that have something new.
+    fn new_spans(&self) -> Result<Vec<Span>, KafkaFault> {
+        let metadata =
+            self.patiently("list the topics", || self.committed.fetch_metadata(None, ADMIN_LIMIT).map(Some))?;
+        let mut spans = Vec::new();
+        for topic in metadata.topics().iter().filter(|topic| is_table_topic(topic.name(), &self.prefix)) {
+            for partition in topic.partitions() {
+                let (topic, partition) = (topic.name().to_owned(), partition.id());
+                let (start, end) = self.span(&topic, partition)?;
+                let begun = self.next.get(&(topic.clone(), partition)).copied();
+                let next = begun.unwrap_or(start).max(start);
+                if next < end {
+                    spans.push(Span { topic, partition, next, end, is_cut: begun.is_none() && start > 0 });
+                }
+            }
+        }
+        Ok(spans)
+    }
+
+    fn assign(&self, spans: &[Span]) -> Result<Vec<Source>, KafkaFault> {
+        let doing = "read the topics of the tables";
+        let failed = |error: KafkaError| KafkaFault::from_error(&error, doing);
+        let lost = || KafkaFault::Failed { doing: doing.to_owned(), reason: "a partition has no queue".to_owned() };
+        let mut assignment = TopicPartitionList::new();
+        for Span { topic, partition, next, .. } in spans {
+            let next = self.next.get(&(topic.clone(), *partition)).unwrap_or(next);
+            assignment.add_partition_offset(topic, *partition, Offset::Offset(*next)).map_err(failed)?;
+        }
+        self.committed.assign(&assignment).map_err(failed)?;
+        let source = |span: &Span| {
+            let queue = self.committed.split_partition_queue(&span.topic, span.partition).ok_or_else(lost)?;
+            let begun = self.next.contains_key(&(span.topic.clone(), span.partition));
+            Ok(Source {
+                topic: span.topic.clone(),
+                partition: span.partition,
+                end: span.end,
+                is_cut: span.is_cut && !begun,
+                queue,
+                head: None,
+                over: false,
+            })
+        };
+        spans.iter().map(source).collect()
+    }
+
+    /// `None` when it has to begin again where it is.
+    fn merge(&mut self, sources: &mut [Source]) -> Result<Option<Vec<(Place, Published)>>, KafkaFault> {
+        let mut held = Vec::new();
+        let mut first = true;
+        loop {
+            for source in sources.iter_mut() {
+                if !self.fill(source)? {
+                    return Ok(None);
+                }
+            }
+            if std::mem::take(&mut first) {
+                let cut = sources.iter().filter(|source| source.is_cut);
+                let cut = cut.filter_map(|source| source.head.as_ref().map(|(rank, ..)| *rank)).max();
+                if let Some(rank) = cut {
+                    self.audit.cut_at(rank);
+                }
+            }
+            let least = sources
+                .iter_mut()
+                .filter(|source| source.head.is_some())
+                .min_by_key(|source| source.head.as_ref().map(|(rank, ..)| *rank));
+            let Some(source) = least else {
+                let _ = self.committed.unassign();
+                return Ok(Some(held));
+            };
+            let Some((_, place, published)) = source.head.take() else { continue };
+            if self.audit.is_recorded(&published) {
+                self.audit.data(&place, &published);
+                self.next.insert((place.topic, place.partition), place.offset + 1);
+            } else {
+                // The rest of this partition waits with it.
+                source.over = true;
+                held.push((place, published));
+            }
+        }
+    }
+
+    /// Gets the partition's next record, or its end in this round. False when the round has to begin again.
+    fn fill(&mut self, source: &mut Source) -> Result<bool, KafkaFault> {
+        let doing = format!("read topic {}", source.topic);
+        let silent_since = Instant::now();
+        while source.head.is_none() && !source.over {
+            match source.queue.poll(SLICE) {
+                Some(Ok(message)) if message.offset() < source.end => {
+                    let place =
+                        Place { topic: source.topic.clone(), partition: source.partition, offset: message.offset() };
+                    match published(&message) {
+                        Some(published) => source.head = Some((self.audit.rank(&published), place, published)),
+                        None => self.audit.foreign(&place),
+                    }
+                }
+                Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
+                    source.over = true;
+                    self.next.insert((source.topic.clone(), source.partition), source.end);
+                }
+                Some(Err(error)) => drop(passing(&error, &doing)?),
+                None => match self.committed.poll(Duration::ZERO) {
+                    Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(false),
+                    Some(Err(error)) if error.rdkafka_error_code() != Some(Code::GroupAuthorizationFailed) => {
+                        drop(passing(&error, &doing)?);
+                    }
+                    _ => {}
+                },
+            }
+            self.give_up(silent_since, &doing)?;
+        }
+        Ok(true)
+    }
+}
+
+fn published(message: &BorrowedMessage<'_>) -> Option<Published> {
+    let headers = message.headers()?;
+    let header = |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value);
+    Published::read(header("pgbaton.id"), header("pgbaton.term"), header("pgbaton.chunk"))
+}
