@@ -1,8 +1,12 @@
 //! How commands reach the servers of a pipeline: as its worker would.
 
+use pgbaton_core::hash_of;
+use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::kafka::KafkaTarget;
 
 use crate::config::{Config, PipelineConfig};
+use crate::coordination::{Etcd, EtcdError};
+use crate::driver::Wanted;
 pub(crate) use crate::driver::conninfo;
 
 /// The pipeline's Kafka.
@@ -13,6 +17,27 @@ pub(crate) fn kafka_target(config: &Config, settings: &PipelineConfig) -> KafkaT
         properties: settings.kafka.properties.iter().map(|(k, v)| (k.clone(), v.expose().to_owned())).collect(),
         client_id: format!("pgbaton-{}", config.name),
     }
+}
+
+/// Hash of what in the configuration changes routing or the set of rows.
+pub(crate) fn config_hash(settings: &PipelineConfig) -> String {
+    let (postgres, kafka) = (&settings.postgres, &settings.kafka);
+    hash_of(format!("{}\n{}\n{}", kafka.topic_prefix, postgres.publication, kafka.format.as_str()).as_bytes())
+}
+
+/// What the pipeline reads from.
+pub(crate) fn wanted(settings: &PipelineConfig, conninfo: &Conninfo) -> Wanted {
+    Wanted {
+        slot: settings.postgres.slot.clone(),
+        publication: settings.postgres.publication.clone(),
+        database: conninfo.dbname.clone(),
+        topic_prefix: settings.kafka.topic_prefix.clone(),
+    }
+}
+
+/// etcd, below the pipeline's own prefix.
+pub(crate) fn etcd(config: &Config, pipeline: &str) -> Result<Etcd, EtcdError> {
+    Etcd::new(&config.coordination, format!("{}/{pipeline}", config.coordination.prefix))
 }
 
 /// The pipeline that is meant: the one of that name, or the only one.

@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 
 use super::calls::Calls;
 use super::fault::KafkaFault;
-use super::reader::ADMIN_LIMIT;
+use super::progress::{ProgressRead, read_as_it_is};
+use super::reader::{ADMIN_LIMIT, Reader};
 use super::target::KafkaTarget;
 use super::topics::{Required, TopicInvalid, Topics};
 use crate::topic::{markers_topic, progress_topic};
@@ -46,6 +47,17 @@ pub struct TopicFacts {
     pub invalid: Vec<TopicInvalid>,
 }
 
+/// What the progress topic holds now: `None` where there is no such topic. Fences nobody, so more may be committed meanwhile.
+///
+/// # Errors
+/// Kafka cannot be read, or the topic holds what this version does not understand.
+pub async fn read_progress(target: &KafkaTarget) -> Result<Option<ProgressRead>, KafkaFault> {
+    target.check()?;
+    let calls = Calls::start()?;
+    let (target, cancelled) = (target.clone(), calls.cancelled().clone());
+    calls.run(move || read_as_it_is(&Reader::connect(&target, cancelled)?, &progress_topic(&target.topic_prefix))).await
+}
+
 /// Looks at the cluster, `limit` for its first answer.
 ///
 /// # Errors
@@ -56,8 +68,7 @@ pub async fn examine(
     limit: Duration,
 ) -> Result<KafkaFacts, KafkaFault> {
     target.check()?;
-    let calls = Calls::start()
-        .map_err(|error| KafkaFault::Failed { doing: "start a thread".to_owned(), reason: error.to_string() })?;
+    let calls = Calls::start()?;
     let (target, runtime, cancelled) = (target.clone(), Handle::current(), calls.cancelled().clone());
     calls.run(move || look(&Topics::connect(&target, runtime, cancelled)?, &target, &data_topics, limit)).await
 }

@@ -28,7 +28,7 @@ mod witness;
 
 pub use back::{FoundRecord, ReadBackError};
 pub use contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
-pub use examine::{KafkaFacts, TopicFacts, examine};
+pub use examine::{KafkaFacts, TopicFacts, examine, read_progress};
 pub use fault::KafkaFault;
 pub use fence::FenceError;
 pub use history::KafkaAudit;

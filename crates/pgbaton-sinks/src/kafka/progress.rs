@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::fault::KafkaFault;
-use super::reader::{ASK_AGAIN, Reader, SLICE, passing};
+use super::reader::{ADMIN_LIMIT, ASK_AGAIN, Reader, SLICE, passing};
 
 /// What was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +89,32 @@ pub(super) fn read_below(
             read.log_starts_at_zero = log_start == 0;
             read.open_at = open_at;
             return Ok(read);
+        }
+        window *= 2;
+    }
+}
+
+/// Reads what is committed now, without a transaction of our own; `None` where there is no such topic.
+pub(super) fn read_as_it_is(reader: &Reader, topic: &str) -> Result<Option<ProgressRead>, KafkaFault> {
+    if reader.metadata(topic)?.partitions.is_none() {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + ADMIN_LIMIT;
+    let (log_start, end) = reader
+        .consumer()
+        .fetch_watermarks(topic, 0, ADMIN_LIMIT)
+        .map_err(|error| KafkaFault::from_error(&error, &reading(topic)))?;
+    let mut window = FIRST_WINDOW;
+    loop {
+        let start = (end - window).max(log_start);
+        let failed = |error: ReadError| match error {
+            ReadError::Kafka(fault) => fault,
+            other => KafkaFault::Failed { doing: reading(topic), reason: other.to_string() },
+        };
+        let mut read = read_range(reader, topic, start, end, deadline).map_err(failed)?;
+        if (read.position.is_some() && read.last_open.is_some()) || start == log_start {
+            read.log_starts_at_zero = log_start == 0;
+            return Ok(Some(read));
         }
         window *= 2;
     }

@@ -5,8 +5,12 @@ pub(crate) mod client;
 mod config;
 mod doctor;
 mod handover;
+mod peek;
+mod pipeline;
+mod position;
 mod run;
 mod signals;
+mod slot;
 mod status;
 mod table;
 mod tail;
@@ -118,6 +122,14 @@ enum Verb {
         could not be read."
     )]
     Verify(verify::Arguments),
+    /// The pipeline's slot: show it, make it before the first start, drop it at the end
+    #[command(subcommand)]
+    Slot(slot::Verb),
+    /// Show the changes that wait in the slot, without taking them
+    Peek(peek::Arguments),
+    /// How far the pipeline is, and where it begins
+    #[command(subcommand)]
+    Position(position::Verb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,6 +192,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
         Verb::Doctor { files, json } => on_small_runtime(doctor::run(&files.given(), json)),
+        Verb::Slot(verb) => on_small_runtime(slot::run(verb)),
+        Verb::Peek(arguments) => on_small_runtime(peek::run(arguments)),
+        Verb::Position(verb) => on_small_runtime(position::run(verb)),
         Verb::Verify(arguments) => on_small_runtime(verify::run(arguments)),
         Verb::Tail(arguments) => on_runtime(tail::run(arguments)),
     })

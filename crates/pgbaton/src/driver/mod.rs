@@ -11,7 +11,7 @@ mod session;
 mod watchdog;
 
 pub(crate) use failures::rfc3339_micros;
-pub(crate) use inspecting::conninfo;
+pub(crate) use inspecting::{LAST_LIMIT, Wanted, conninfo, inspect};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

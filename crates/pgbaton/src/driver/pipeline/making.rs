@@ -19,6 +19,7 @@ use crate::config::{Config, Delivery, OnGap, OnLoss};
 use crate::coordination::{self, Etcd, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
+use crate::servers;
 use crate::status::{Board, Publisher};
 
 impl Pipeline {
@@ -52,9 +53,7 @@ impl Pipeline {
             pipeline_hash: short(&format!("{}/{name}", config.coordination.prefix)),
             worker_hash: short(&config.name),
             database: conninfo.dbname.clone(),
-            config_hash: hash_of(
-                format!("{prefix}\n{}\n{}", settings.postgres.publication, settings.kafka.format.as_str()).as_bytes(),
-            ),
+            config_hash: servers::config_hash(settings),
         };
         let own = WorkerValue {
             worker: config.name.clone(),
