@@ -69,7 +69,8 @@ impl Reader {
                     let answer = |partitions| Found {
                         partitions,
                         brokers: metadata.brokers().len(),
-                        any_broker: metadata.orig_broker_id(),
+                        // Not the one that answered: it may be known by its address only, and has no id then.
+                        any_broker: metadata.brokers().first().map_or(-1, |broker| broker.id()),
                     };
                     match code {
                         None | Some(Code::UnknownTopicOrPartition) => {
@@ -121,7 +122,7 @@ pub(super) struct Found {
     /// `None`: there is no such topic.
     pub partitions: Option<i32>,
     brokers: usize,
-    /// The broker that answered.
+    /// A broker of the cluster.
     pub any_broker: i32,
 }
 
