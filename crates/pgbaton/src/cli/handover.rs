@@ -1,21 +1,16 @@
 //! `pgbaton handover`: asks the holder to let go, and returns when the successor streams.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use hyper::StatusCode;
 use serde_json::json;
 
 use super::{
-    FAILED, UNHEALTHY, USAGE,
-    client::{self, Unanswered},
-    complain, say,
-    status::{ask, find_all},
+    FAILED, UNHEALTHY,
+    addressed::{Addressed, Failure, Refusal, Resolved},
+    client, complain, say,
+    status::find_all,
 };
-use crate::secret::Secret;
 
 /// A planned hand-over takes a second; one that has to wait for a lease a dozen.
 const WHOLE_TIME: Duration = Duration::from_secs(60);
@@ -23,34 +18,14 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct Request {
-    /// Any worker of the cluster, as in http://10.0.0.5:8080
-    #[arg(value_name = "URL")]
-    url: String,
-    /// Which pipeline; needed where the worker has several
-    #[arg(long, value_name = "P")]
-    pipeline: Option<String>,
+    #[command(flatten)]
+    of: Addressed,
     /// The worker that should stream; any that is able when not given
     #[arg(long, value_name = "WORKER")]
     to: Option<String>,
-    /// A file with the workers' token; without it only a worker on this machine obeys
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
     /// The result as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// What goes wrong, and with which exit code.
-struct Failure(u8, String);
-
-impl From<Unanswered> for Failure {
-    fn from(error: Unanswered) -> Self {
-        let code = match error {
-            Unanswered::NotAUrl(_) | Unanswered::Https(_) => USAGE,
-            _ => FAILED,
-        };
-        Failure(code, error.to_string())
-    }
 }
 
 /// Who streams now, and who did before.
@@ -88,61 +63,27 @@ pub(super) async fn handover(request: Request) -> u8 {
 }
 
 async fn attempt(request: &Request) -> Result<Done, Failure> {
-    let token = match &request.token_file {
-        Some(file) => Some(
-            Secret::read(file)
-                .map_err(|error| Failure(USAGE, format!("read the token from {}: {error}", file.display())))?,
-        ),
-        None => None,
-    };
-    let url = client::normalised(&request.url)?;
-    let (worker, _) = ask(&url).await.map_err(|error| Failure(FAILED, error))?;
-    let pipeline = match &request.pipeline {
-        Some(name) if worker.pipelines.contains_key(name) => name.clone(),
-        Some(name) => return Err(Failure(USAGE, format!("{url} has no pipeline {name:?}"))),
-        None if worker.pipelines.len() == 1 => worker.pipelines.keys().next().cloned().unwrap_or_default(),
-        None => {
-            let names: Vec<&str> = worker.pipelines.keys().map(String::as_str).collect();
-            return Err(Failure(
-                USAGE,
-                format!("{url} has several pipelines; name one by --pipeline: {}", names.join(", ")),
-            ));
-        }
-    };
+    let resolved = request.of.resolve().await?;
     let asked_at = Instant::now();
-    let (url, holder) = ask_holder(&url, &pipeline, request.to.as_deref(), token.as_ref()).await?;
-    let (to, term) = successor(&url, &pipeline, &holder, asked_at).await?;
-    Ok(Done { pipeline, from: holder, to, term, took: asked_at.elapsed() })
+    let (url, holder) = ask_holder(&resolved, request.to.as_deref()).await?;
+    let (to, term) = successor(&url, &resolved.pipeline, &holder, asked_at).await?;
+    Ok(Done { pipeline: resolved.pipeline, from: holder, to, term, took: asked_at.elapsed() })
 }
 
-/// Sends the command to the holder, which the worker at `url` either is or names; gives its URL and name.
-async fn ask_holder(
-    url: &str,
-    pipeline: &str,
-    to: Option<&str>,
-    token: Option<&Secret>,
-) -> Result<(String, String), Failure> {
-    let path = format!("/api/v1/pipelines/{pipeline}/handover");
+/// Sends the command to the holder, which the worker either is or names; gives its URL and name.
+async fn ask_holder(resolved: &Resolved, to: Option<&str>) -> Result<(String, String), Failure> {
     let body = to.map_or_else(|| json!({}), |to| json!({"to": to}));
-    let mut url = url.to_owned();
+    let mut url = resolved.url.clone();
     let mut followed = false;
     loop {
-        let answer = client::post(&url, &path, token, &body).await?;
-        let text = |key: &str| answer.body[key].as_str().unwrap_or_default().to_owned();
-        if answer.status == StatusCode::ACCEPTED {
-            return Ok((url, text("worker")));
-        }
-        match answer.body["holder_url"].as_str() {
+        match resolved.order(&url, "handover", &body).await? {
+            Ok(status) => return Ok((url, status["worker"].as_str().unwrap_or_default().to_owned())),
             // Once: the holder may change under our hands, but two workers may not send us to and fro.
-            Some(holder) if !followed && text("code") == "not_holder" => {
+            Err(Refusal { code, holder_url: Some(holder), .. }) if !followed && code == "not_holder" => {
                 followed = true;
-                url = client::normalised(holder)?;
+                url = client::normalised(&holder)?;
             }
-            _ => {
-                let fix =
-                    Some(text("fix")).filter(|fix| !fix.is_empty()).map(|fix| format!("; {fix}")).unwrap_or_default();
-                return Err(Failure(FAILED, format!("{url} refused: {} ({}){fix}", text("message"), text("code"))));
-            }
+            Err(refusal) => return Err(refusal.into()),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The command line: what can be asked, and the exit code of each answer. Output that was asked for goes to standard
 //! output, everything else to standard error.
 
+mod addressed;
 pub(crate) mod client;
 mod config;
 mod doctor;
 mod handover;
+mod order;
 mod peek;
 mod pipeline;
 mod position;
@@ -101,6 +103,13 @@ enum Verb {
         after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached."
     )]
     Handover(handover::Request),
+    /// Stop a pipeline on every worker, until somebody resumes it
+    Pause(order::Order),
+    /// Let a paused pipeline go on
+    Resume(order::Order),
+    /// What has stopped a pipeline, and what an operator may accept
+    #[command(subcommand)]
+    Gap(order::GapVerb),
     /// Look at all that the pipelines need: PostgreSQL, slot, publication, Patroni, etcd, Kafka, and say what mends it
     #[command(after_help = "Changes nothing that lasts. Exit code 3: something is an error.")]
     Doctor {
@@ -191,6 +200,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         Verb::Config(ConfigVerb::Print { files, json }) => config::print(&files.given(), json),
         Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
+        Verb::Pause(order) => on_small_runtime(order::pause(order)),
+        Verb::Resume(order) => on_small_runtime(order::resume(order)),
+        Verb::Gap(verb) => on_small_runtime(order::gap(verb)),
         Verb::Doctor { files, json } => on_small_runtime(doctor::run(&files.given(), json)),
         Verb::Slot(verb) => on_small_runtime(slot::run(verb)),
         Verb::Peek(arguments) => on_small_runtime(peek::run(arguments)),
