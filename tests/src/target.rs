@@ -1,6 +1,10 @@
 //! Where a running cluster is: the part of the report of `cargo xtask cluster up` that a client needs.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
+
+use crate::check::samples::beside;
 
 /// Addresses of one pipeline of a running cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +21,20 @@ pub struct Target {
     pub pipeline: String,
     /// Its replication slot.
     pub slot: String,
+    /// Its publication.
+    pub publication: String,
+    /// A superuser on each PostgreSQL node itself, by the node's name.
+    pub servers: Vec<(String, String)>,
+    /// etcd's endpoints; none where it cannot be reached from here.
+    pub etcd: Vec<String>,
+    /// Where the workers' keys are in etcd.
+    pub etcd_prefix: String,
+    /// Where each worker logs to, as far as that is known.
+    pub logs: Vec<(String, PathBuf)>,
+    /// Where what is seen while the cluster runs is written to, if that is kept.
+    pub recording: Option<PathBuf>,
+    /// Passwords, which must be nowhere.
+    pub secrets: Vec<String>,
     /// Workers of the pipeline, name and URL of each: those that came up with the cluster, `worker-N`. A test may have
     /// added others for pipelines of its own.
     pub workers: Vec<(String, String)>,
@@ -29,18 +47,47 @@ impl Target {
             let value = report.pointer(pointer).and_then(Value::as_str);
             value.map(str::to_owned).ok_or_else(|| format!("the cluster's report has no {pointer}"))
         };
-        let workers = report["workers"].as_object().into_iter().flatten();
+        let workers = || report["workers"].as_object().into_iter().flatten();
+        let admin = text("/dsn/admin")?;
+        let nodes = report["nodes"].as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("pg-"));
+        let servers = nodes.filter_map(|(name, node)| Some((name.clone(), through(&admin, node["port"].as_u64()?)?)));
+        let endpoints = report.pointer("/etcd/endpoints").and_then(Value::as_array).into_iter().flatten();
+        let logs: Vec<(String, PathBuf)> = workers()
+            .filter(|(name, _)| name.starts_with("worker-"))
+            .filter_map(|(name, worker)| Some((name.clone(), worker["log"].as_str()?.into())))
+            .collect();
+        let dsns = report["dsn"].as_object().into_iter().flatten();
         Ok(Target {
             app: text("/dsn/app")?,
-            admin: text("/dsn/admin")?,
+            servers: servers.collect(),
+            admin,
             bootstrap: text("/kafka/bootstrap")?,
             topic_prefix: text("/pipeline/topic_prefix")?,
             pipeline: text("/pipeline/name")?,
             slot: text("/pipeline/slot")?,
-            workers: workers
+            publication: text("/pipeline/publication")?,
+            etcd: endpoints.filter_map(|endpoint| endpoint.as_str().map(str::to_owned)).collect(),
+            etcd_prefix: text("/etcd/prefix").unwrap_or_default(),
+            recording: logs.first().map(|(_, log)| beside(log)),
+            logs,
+            secrets: dsns.filter_map(|(_, dsn)| password(dsn.as_str()?).map(str::to_owned)).collect(),
+            workers: workers()
                 .filter(|(name, _)| name.starts_with("worker-"))
                 .filter_map(|(name, worker)| Some((name.clone(), worker["url"].as_str()?.to_owned())))
                 .collect(),
         })
     }
+}
+
+/// The same, but for the port.
+fn through(dsn: &str, port: u64) -> Option<String> {
+    let (front, rest) = dsn.rsplit_once(':')?;
+    let (_, database) = rest.split_once('/')?;
+    Some(format!("{front}:{port}/{database}"))
+}
+
+fn password(dsn: &str) -> Option<&str> {
+    let (_, rest) = dsn.split_once("://")?;
+    let (user, _) = rest.split_once('@')?;
+    user.split_once(':').map(|(_, password)| password)
 }

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pgbaton_tests::check::event::Effect;
+use pgbaton_tests::check::batches::{self, Sort};
 use pgbaton_tests::check::read::Reader;
-use pgbaton_tests::check::table::{Cell, Table};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -75,9 +74,17 @@ async fn the_reader_sees_what_was_committed_in_order_and_nothing_that_was_aborte
     assert_eq!(history.unreadable, Vec::<String>::new());
     let ids: Vec<String> = history.events.iter().map(|event| event.id.to_string()).collect();
     assert_eq!(ids, ["7/1/0/0/0", "7/1/0/2/0", "7/1/0/3/0.1"]);
-    let Effect::Put(row) = &history.events[1].effect else { panic!("no row") };
-    assert_eq!((history.events[1].table, &row[1]), (Table::Latest, &Cell::Text("2".into())));
-    assert_eq!(history.events[2].effect, Effect::Tombstone);
+    let event = &history.events[1];
+    assert_eq!((&*event.table, event.after.as_ref().and_then(|row| row.text("value"))), ("public.latest", Some("2")));
+    assert_eq!((history.events[2].op, &history.events[2].after), ('-', &None));
     assert_eq!(history.progress.iter().map(|record| record.says.number).collect::<Vec<_>>(), [0, 2]);
+
+    // As they lie there, each with the mark that ended its transaction.
+    let lying = batches::read(&bootstrap, &reader.partitions())?;
+    let latest = &lying[&("p.public.latest".to_owned(), 1)];
+    let sorts: Vec<Sort> = latest.iter().map(|batch| batch.sort).collect();
+    let (data, commit, abort) = (Sort::Data, Sort::Commit, Sort::Abort);
+    assert_eq!(sorts, [data, commit, data, abort, data, commit, data, commit]);
+    assert!(latest.iter().all(|batch| batch.producer == latest[0].producer && batch.first == batch.last));
     Ok(())
 }

@@ -3,11 +3,12 @@
 //! Nothing here is shared with the code that writes the records; a mistake made there is not repeated here.
 
 use std::fmt;
+use std::sync::Arc;
 
-use base64::Engine;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::table::{Cell, Column, Row, Table};
+use super::row::{Names, Row};
 
 /// The id of a record: `SYSTEM/TIMELINE/COMMIT_LSN/CHANGE[.PART]`. Ids of one history are ordered as the fields are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,24 +71,11 @@ pub fn lsn_text(lsn: u64) -> String {
     format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
 }
 
-/// What a record does to its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// The key has this row from now on.
-    Put(Row),
-    /// The key has no row from now on.
-    Delete,
-    /// The value is null: compaction may forget the key.
-    Tombstone,
-    /// All rows of the table are gone.
-    Truncate,
-}
-
 /// One committed record of a data topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The table that its topic stands for.
-    pub table: Table,
+    /// The table that its topic stands for, as the topic names it.
+    pub table: Arc<str>,
     /// Partition of the topic.
     pub partition: i32,
     /// Offset in the partition.
@@ -98,29 +86,31 @@ pub struct Event {
     pub term: u64,
     /// The operation letter, `c`, `u`, `d` or `t`; `-` for a tombstone.
     pub op: char,
-    /// The row's key.
-    pub key: String,
-    /// What it does.
-    pub effect: Effect,
+    /// The row's key, if its table has one.
+    pub key: Option<Row>,
+    /// The row before, as far as it was told.
+    pub before: Option<Row>,
+    /// The row after.
+    pub after: Option<Row>,
     /// Whether it is the delete of a key that goes on under another name.
     pub moves: bool,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} {} (id {}, term {}, partition {} offset {})",
-            self.table, self.op, self.key, self.id, self.term, self.partition, self.offset
-        )
+        write!(f, "{} {} ", self.table, self.op)?;
+        if let Some(key) = &self.key {
+            write!(f, "{key} ")?;
+        }
+        write!(f, "(id {}, term {}, partition {} offset {})", self.id, self.term, self.partition, self.offset)
     }
 }
 
-/// A record as Kafka hands it over.
+/// A record of a data topic as Kafka hands it over.
 #[derive(Debug, Clone, Copy)]
 pub struct Raw<'a> {
     /// The table that its topic stands for.
-    pub table: Table,
+    pub table: &'a Arc<str>,
     /// Partition of the topic.
     pub partition: i32,
     /// Offset in the partition.
@@ -137,97 +127,69 @@ pub struct Raw<'a> {
     pub moves: bool,
 }
 
+#[derive(Deserialize)]
+struct Envelope {
+    before: Option<Map<String, Value>>,
+    after: Option<Map<String, Value>>,
+    op: String,
+    source: Option<Source>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    schema: String,
+    table: String,
+}
+
 /// Reads a record; the error says in words what is wrong with it.
-pub fn read(raw: Raw<'_>) -> Result<Event, String> {
-    let at = || format!("{} partition {} offset {}", raw.table, raw.partition, raw.offset);
-    let id = raw.id.ok_or_else(|| format!("{} has no pgbaton.id", at()))?;
-    let id = EventId::parse(id).ok_or_else(|| format!("{} has the unreadable pgbaton.id {id:?}", at()))?;
-    let term = raw
-        .term
-        .and_then(|term| term.parse().ok())
-        .ok_or_else(|| format!("{} has no readable pgbaton.term: {:?}", at(), raw.term))?;
-    let event = |op, key, effect| Event {
-        table: raw.table,
-        partition: raw.partition,
-        offset: raw.offset,
-        id,
-        term,
-        op,
-        key,
-        effect,
-        moves: raw.moves,
+pub fn read(raw: Raw<'_>, names: &mut Names) -> Result<Event, String> {
+    let wrong = |what: String| format!("{} partition {} offset {} {what}", raw.table, raw.partition, raw.offset);
+    let id = raw.id.ok_or_else(|| wrong("has no pgbaton.id".into()))?;
+    let id = EventId::parse(id).ok_or_else(|| wrong(format!("has the unreadable pgbaton.id {id:?}")))?;
+    let term = raw.term.and_then(|term| term.parse().ok());
+    let term = term.ok_or_else(|| wrong(format!("has no readable pgbaton.term: {:?}", raw.term)))?;
+    let key = match raw.key {
+        None => None,
+        Some(key) => {
+            let fields: Map<String, Value> =
+                serde_json::from_slice(key).map_err(|error| wrong(format!("has an unreadable key: {error}")))?;
+            Some(Row::read(&fields, names))
+        }
     };
+    let table = Arc::clone(raw.table);
+    let (partition, offset, moves) = (raw.partition, raw.offset, raw.moves);
+    let mut event = Event { table, partition, offset, id, term, op: '-', key, before: None, after: None, moves };
     let Some(value) = raw.value else {
-        return Ok(event('-', key_of(raw).map_err(|what| format!("{} {what}", at()))?, Effect::Tombstone));
+        return if event.key.is_some() { Ok(event) } else { Err(wrong("has neither key nor value".into())) };
     };
-    let value: Value = serde_json::from_slice(value).map_err(|error| format!("{} is no JSON: {error}", at()))?;
-    let op = value["op"].as_str().and_then(|op| op.chars().next()).unwrap_or('?');
-    if op == 't' {
-        return Ok(event(op, String::new(), Effect::Truncate));
+    let envelope: Envelope = serde_json::from_slice(value).map_err(|error| wrong(format!("is no event: {error}")))?;
+    if let Some(source) = &envelope.source {
+        let place = format!("{}.{}", source.schema, source.table);
+        if !place
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
+            .eq(raw.table.chars())
+        {
+            return Err(wrong(format!("is of table {place}")));
+        }
     }
-    let key = key_of(raw).map_err(|what| format!("{} {what}", at()))?;
-    match op {
-        'c' | 'u' | 'r' => {
-            let row = row_of(raw.table, &value["after"]).map_err(|what| format!("{}: {what}", at()))?;
-            if row[0] != Cell::Text(key.clone()) {
-                return Err(format!("{} has key {key} but its row says {:?}", at(), row[0]));
+    event.before = envelope.before.map(|row| Row::read(&row, names));
+    event.after = envelope.after.map(|row| Row::read(&row, names));
+    event.op = match (envelope.op.as_str(), &event.before, &event.after) {
+        ("c" | "r", None, Some(_)) => 'c',
+        ("u", _, Some(_)) => 'u',
+        ("d", Some(_), None) => 'd',
+        ("t", None, None) => 't',
+        (op, ..) => return Err(wrong(format!("has op {op:?} with a row before or after that does not go with it"))),
+    };
+    if let (Some(key), Some(row)) = (&event.key, event.after.as_ref().or(event.before.as_ref())) {
+        for (name, cell) in &key.0 {
+            if row.get(name) != Some(cell) {
+                return Err(wrong(format!("has key {key} but the row {row}")));
             }
-            Ok(event(op, key, Effect::Put(row)))
         }
-        'd' => Ok(event(op, key, Effect::Delete)),
-        _ => Err(format!("{} has the unknown op {}", at(), value["op"])),
     }
-}
-
-fn key_of(raw: Raw<'_>) -> Result<String, String> {
-    let key = raw.key.ok_or("has no key")?;
-    let key: Value = serde_json::from_slice(key).map_err(|error| format!("has a key that is no JSON: {error}"))?;
-    match &key["id"] {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        _ => Err(format!("has the key {key} without id")),
-    }
-}
-
-/// What stands for a value that PostgreSQL did not send because the change left it where it was.
-pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
-
-fn row_of(table: Table, after: &Value) -> Result<Row, String> {
-    let Value::Object(fields) = after else { return Err(format!("no row after the change: {after}")) };
-    let columns = table.columns();
-    if fields.len() != columns.len() {
-        return Err(format!("{} columns, the table has {}", fields.len(), columns.len()));
-    }
-    columns
-        .iter()
-        .map(|(name, column)| {
-            let value = fields.get(*name).ok_or_else(|| format!("column {name} is missing"))?;
-            cell_of(*column, value).ok_or_else(|| format!("column {name} has the unexpected value {value}"))
-        })
-        .collect()
-}
-
-fn cell_of(column: Column, value: &Value) -> Option<Cell> {
-    match (column, value) {
-        (_, Value::Null) => Some(Cell::Null),
-        (Column::Text, Value::String(text)) if text == UNAVAILABLE => Some(Cell::Unavailable),
-        (Column::Text | Column::Time, Value::String(text)) => Some(Cell::Text(text.clone())),
-        (Column::Integer, Value::Number(number)) => Some(Cell::Text(number.to_string())),
-        (Column::Cents, Value::String(text)) => {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
-            unscaled(&bytes).map(|cents| Cell::Text(cents.to_string()))
-        }
-        _ => None,
-    }
-}
-
-/// A two's complement number, most significant byte first.
-fn unscaled(bytes: &[u8]) -> Option<i64> {
-    if bytes.is_empty() || bytes.len() > 8 {
-        return None;
-    }
-    let start = if bytes[0] & 0x80 == 0 { 0 } else { -1 };
-    Some(bytes.iter().fold(start, |number: i64, byte| (number << 8) | i64::from(*byte)))
+    Ok(event)
 }
 
 #[cfg(test)]
@@ -245,18 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_two_s_complement_of_any_length() {
-        assert_eq!(unscaled(&[0x30, 0x39]), Some(12345));
-        assert_eq!(unscaled(&[0xFF]), Some(-1));
-        assert_eq!(unscaled(&[0x00, 0x80]), Some(128));
-        assert_eq!(unscaled(&[]), None);
-    }
-
-    #[test]
-    fn a_row_is_read_by_its_columns_and_a_placeholder_is_no_text() {
-        let value = br#"{"before":null,"after":{"id":5,"owner":1,"name":"n","amount":"MDk=","note":"__debezium_unavailable_value","at":"2024-02-28T23:02:03.123456Z"},"op":"u"}"#;
+    fn a_record_is_read_by_its_envelope_and_what_contradicts_itself_is_refused() {
+        let value = br#"{"before":null,"after":{"id":5,"note":"__debezium_unavailable_value"},"source":{"schema":"public","table":"items"},"op":"u"}"#;
+        let (items, latest): (Arc<str>, Arc<str>) = ("public.items".into(), "public.latest".into());
         let raw = Raw {
-            table: Table::Items,
+            table: &items,
             partition: 0,
             offset: 7,
             id: Some("7/1/0/10/0"),
@@ -265,11 +220,12 @@ mod tests {
             value: Some(value),
             moves: false,
         };
-        let event = read(raw).unwrap();
-        let Effect::Put(row) = event.effect else { panic!("no row") };
-        assert_eq!(row[3], Cell::Text("12345".into()));
-        assert_eq!(row[4], Cell::Unavailable);
-        assert!(read(Raw { id: None, ..raw }).unwrap_err().contains("no pgbaton.id"));
-        assert!(read(Raw { key: Some(br#"{"id":6}"#), ..raw }).unwrap_err().contains("its row says"));
+        let names = &mut Names::default();
+        let event = read(raw, names).unwrap();
+        assert_eq!((event.op, event.after.unwrap().text("id")), ('u', Some("5")));
+        assert!(read(Raw { id: None, ..raw }, names).unwrap_err().contains("no pgbaton.id"));
+        assert!(read(Raw { key: Some(br#"{"id":6}"#), ..raw }, names).unwrap_err().contains("but the row"));
+        assert!(read(Raw { table: &latest, ..raw }, names).unwrap_err().contains("of table public.items"));
+        assert_eq!(read(Raw { value: None, ..raw }, names).unwrap().op, '-');
     }
 }

@@ -1,30 +1,78 @@
-//! The checker: compares what a pipeline has told with what the surviving database has.
+//! The checker: compares what a pipeline has told with what the surviving database has, and looks at everything else that
+//! can be seen from outside.
 //!
 //! Black box: it links nothing of the product and reads JSON, headers and SQL like anybody else. Judging is a pure
-//! function of what was read ([`judge`]); reading is apart ([`read`], [`run`]).
+//! function of what was read ([`judge`]); reading is apart ([`run`] and what it calls).
 
+pub mod batches;
 pub mod event;
+pub mod fold;
 pub mod history;
+pub mod ownership;
 pub mod read;
+pub mod row;
 pub mod run;
+pub mod samples;
+pub mod selftest;
+pub mod stored;
 pub mod table;
+pub mod value;
 pub mod verdict;
 
+mod content;
 mod delivery;
-mod progress;
+pub mod progress;
+mod slots;
+mod told;
+mod transactions;
 
+use batches::Batches;
 use history::History;
-use table::Content;
-use verdict::Verdict;
+use ownership::Ownership;
+use samples::Sample;
+use table::Database;
+use verdict::{Invariant, Verdict};
 
-/// Judges all that was read.
-pub fn judge(history: &History, content: &Content) -> Verdict {
-    let mut verdict = Verdict { gaps: history.gaps(), ..Verdict::default() };
-    delivery::judge(history, content, &mut verdict);
-    progress::judge(history, &mut verdict);
-    verdict.invariants.sort_by_key(|invariant| invariant.id);
-    verdict
+/// All that was read of one pipeline.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// What a read_committed consumer has.
+    pub history: History,
+    /// What the surviving database has.
+    pub database: Database,
+    /// What lies in the topics, committed or not.
+    pub batches: Batches,
+    /// What was seen while it ran, in the order of time.
+    pub samples: Vec<Sample>,
+    /// What etcd remembers, if it was asked.
+    pub ownership: Option<Ownership>,
+    /// The workers' logs.
+    pub logs: Vec<(String, String)>,
+    /// Passwords.
+    pub secrets: Vec<String>,
+    /// Whether all was told before the time was up, if that was waited for.
+    pub settled: Option<bool>,
 }
 
-#[cfg(test)]
-mod tests;
+/// Judges all that was read.
+pub fn judge(evidence: &Evidence) -> Verdict {
+    let Evidence { history, database, .. } = evidence;
+    let mut verdict = Verdict { gaps: history.gaps(), ..Verdict::default() };
+    let ledger = table::ledger(database);
+    let surviving = delivery::judge(history, &ledger, &mut verdict);
+    content::judge(&surviving, &ledger, database, &mut verdict);
+    progress::judge(history, &mut verdict);
+    transactions::judge(history, &evidence.batches, &mut verdict);
+    slots::judge(&history.progress, &evidence.samples, &mut verdict);
+    if let Some(ownership) = &evidence.ownership {
+        ownership::judge(history, ownership, &mut verdict);
+    }
+    told::judge(evidence, &mut verdict);
+    let mut lag = Invariant::new(35, "lag goes to zero");
+    if let Some(settled) = evidence.settled {
+        lag.look(settled, || "not all was told before the time was up".into());
+    }
+    verdict.invariants.push(lag);
+    verdict.complete();
+    verdict
+}

@@ -8,9 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::event::{self, Effect, Raw};
-use super::history::{History, Progress};
-use super::table::Table;
+use super::history::{History, Record};
 
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
@@ -34,10 +32,11 @@ pub fn consumer(bootstrap: &str) -> Result<BaseConsumer, KafkaError> {
 /// Reads the topics of one pipeline; topics that appear later are taken in as they do.
 pub struct Reader {
     bootstrap: String,
-    topic_prefix: String,
     topics: Vec<Topic>,
     history: History,
     ledger_ids: HashSet<String>,
+    /// Every record, where they are kept.
+    kept: Option<Vec<Record>>,
 }
 
 impl Reader {
@@ -45,11 +44,17 @@ impl Reader {
     pub fn new(bootstrap: &str, topic_prefix: &str) -> Self {
         Reader {
             bootstrap: bootstrap.into(),
-            topic_prefix: topic_prefix.into(),
             topics: Vec::new(),
-            history: History::default(),
+            history: History::new(topic_prefix),
             ledger_ids: HashSet::new(),
+            kept: None,
         }
+    }
+
+    /// Keeps every record as it was read, too.
+    pub fn keeping(mut self) -> Self {
+        self.kept = Some(Vec::new());
+        self
     }
 
     /// Reads until the end of every partition was met and nothing came for `quiet`, or `limit` is over. Returns
@@ -58,8 +63,8 @@ impl Reader {
         self.discover()?;
         let mut last = Instant::now();
         while Instant::now() < limit {
-            for topic in &mut self.topics {
-                if topic.read(&mut self.history, &mut self.ledger_ids)? {
+            for index in 0..self.topics.len() {
+                if self.read(index)? {
                     last = Instant::now();
                 }
             }
@@ -81,87 +86,33 @@ impl Reader {
         };
         for topic in metadata.topics() {
             let known = self.topics.iter().any(|known| known.name == topic.name());
-            if let Some(kind) = Kind::of(&self.topic_prefix, topic.name()).filter(|_| !known) {
+            if self.history.wants(topic.name()) && !known {
                 let partitions: Vec<i32> = topic.partitions().iter().map(|partition| partition.id()).collect();
-                self.topics.push(Topic::open(&self.bootstrap, topic.name(), kind, &partitions)?);
+                self.topics.push(Topic::open(&self.bootstrap, topic.name(), &partitions)?);
             }
         }
         Ok(())
     }
 
-    /// What was read so far.
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// The ledger rows that were told so far.
-    pub fn ledger_ids(&self) -> &HashSet<String> {
-        &self.ledger_ids
-    }
-}
-
-/// What a topic of the pipeline holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Data(Table),
-    Progress,
-    Markers,
-    /// A topic of the pipeline for a table that the test database does not have.
-    Stranger,
-}
-
-impl Kind {
-    fn of(topic_prefix: &str, topic: &str) -> Option<Self> {
-        if topic == format!("__pgbaton.{topic_prefix}.progress") {
-            return Some(Kind::Progress);
-        }
-        if topic == format!("__pgbaton.{topic_prefix}.markers") {
-            return Some(Kind::Markers);
-        }
-        let table = topic.strip_prefix(topic_prefix)?.strip_prefix('.')?;
-        let known = Table::ALL.into_iter().find(|known| table.strip_prefix("public.") == Some(known.name()));
-        Some(known.map_or(Kind::Stranger, Kind::Data))
-    }
-}
-
-/// One topic with a consumer of its own: the end-of-partition event names the partition only.
-struct Topic {
-    name: String,
-    kind: Kind,
-    consumer: BaseConsumer,
-    partitions: usize,
-    at_end: HashSet<i32>,
-}
-
-impl Topic {
-    fn open(bootstrap: &str, name: &str, kind: Kind, partitions: &[i32]) -> Result<Self, KafkaError> {
-        let consumer = consumer(bootstrap)?;
-        let mut all = TopicPartitionList::new();
-        for partition in partitions {
-            all.add_partition_offset(name, *partition, Offset::Beginning)?;
-        }
-        consumer.assign(&all)?;
-        Ok(Topic { name: name.into(), kind, consumer, partitions: partitions.len(), at_end: HashSet::new() })
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.at_end.len() == self.partitions
-    }
-
     /// Reads what is there now; whether anything was.
-    fn read(&mut self, history: &mut History, ledger_ids: &mut HashSet<String>) -> Result<bool, KafkaError> {
+    fn read(&mut self, index: usize) -> Result<bool, KafkaError> {
+        let topic = &mut self.topics[index];
         let mut any = false;
         for _ in 0..TURN {
-            match self.consumer.poll(POLL) {
+            match topic.consumer.poll(POLL) {
                 None => return Ok(any),
                 Some(Ok(message)) => {
                     any = true;
-                    self.at_end.remove(&message.partition());
-                    keep(self.kind, &message, history, ledger_ids);
+                    topic.at_end.remove(&message.partition());
+                    let record = record(&message);
+                    self.ledger_ids.extend(self.history.take(&record));
+                    if let Some(kept) = &mut self.kept {
+                        kept.push(record);
+                    }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.at_end.insert(partition);
-                    if self.is_at_end() {
+                    topic.at_end.insert(partition);
+                    if topic.is_at_end() {
                         return Ok(any);
                     }
                 }
@@ -174,55 +125,65 @@ impl Topic {
         }
         Ok(any)
     }
+
+    /// What was read so far.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The ledger rows that were told so far.
+    pub fn ledger_ids(&self) -> &HashSet<String> {
+        &self.ledger_ids
+    }
+
+    /// All topics of the pipeline with their partitions.
+    pub fn partitions(&self) -> Vec<(String, i32)> {
+        let partitions = |topic: &Topic| {
+            (0..topic.partitions as i32).map(|partition| (topic.name.clone(), partition)).collect::<Vec<_>>()
+        };
+        self.topics.iter().flat_map(partitions).collect()
+    }
+
+    /// What was read, and the records themselves if they were kept.
+    pub fn into_parts(self) -> (History, Vec<Record>) {
+        (self.history, self.kept.unwrap_or_default())
+    }
 }
 
-fn keep(kind: Kind, message: &impl Message, history: &mut History, ledger_ids: &mut HashSet<String>) {
-    let at = || format!("{} partition {} offset {}", message.topic(), message.partition(), message.offset());
-    match kind {
-        Kind::Data(table) => {
-            let header = |name: &str| {
-                let headers = message.headers()?;
-                headers
-                    .iter()
-                    .find(|header| header.key == name)
-                    .and_then(|header| std::str::from_utf8(header.value?).ok())
-            };
-            let read = event::read(Raw {
-                table,
-                partition: message.partition(),
-                offset: message.offset(),
-                id: header("pgbaton.id"),
-                term: header("pgbaton.term"),
-                key: message.key(),
-                value: message.payload(),
-                moves: header("__debezium.newkey").is_some(),
-            });
-            match read {
-                Ok(event) => {
-                    if table == Table::Ledger && matches!(event.effect, Effect::Put(_)) {
-                        ledger_ids.insert(event.key.clone());
-                    }
-                    history.events.push(event);
-                }
-                Err(words) => history.unreadable.push(words),
-            }
+/// One topic with a consumer of its own: the end-of-partition event names the partition only.
+struct Topic {
+    name: String,
+    consumer: BaseConsumer,
+    partitions: usize,
+    at_end: HashSet<i32>,
+}
+
+impl Topic {
+    fn open(bootstrap: &str, name: &str, partitions: &[i32]) -> Result<Self, KafkaError> {
+        let consumer = consumer(bootstrap)?;
+        let mut all = TopicPartitionList::new();
+        for partition in partitions {
+            all.add_partition_offset(name, *partition, Offset::Beginning)?;
         }
-        Kind::Progress => {
-            let value = message.payload().unwrap_or_default();
-            match serde_json::from_slice(value) {
-                Ok(says) => history.progress.push(Progress {
-                    offset: message.offset(),
-                    key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
-                    value: value.to_vec(),
-                    says,
-                }),
-                Err(error) => history.unreadable.push(format!("{}: {error}", at())),
-            }
-        }
-        Kind::Markers => match serde_json::from_slice(message.payload().unwrap_or_default()) {
-            Ok(marker) => history.markers.push(marker),
-            Err(error) => history.unreadable.push(format!("{}: {error}", at())),
-        },
-        Kind::Stranger => history.unreadable.push(format!("{} is of a table that nobody wrote", at())),
+        consumer.assign(&all)?;
+        Ok(Topic { name: name.into(), consumer, partitions: partitions.len(), at_end: HashSet::new() })
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.at_end.len() == self.partitions
+    }
+}
+
+fn record(message: &impl Message) -> Record {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        topic: message.topic().into(),
+        partition: message.partition(),
+        offset: message.offset(),
+        at_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key().map(text),
+        value: message.payload().map(text),
+        headers: headers.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect(),
     }
 }

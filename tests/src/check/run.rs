@@ -1,21 +1,22 @@
 //! Runs the checker: waits until the topics have caught up with the database, then judges.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::io;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
-use tokio_postgres::SimpleQueryMessage;
 
-use super::judge;
+use super::history::Record;
 use super::read::Reader;
-use super::table::{Cell, Content, Row, Table};
+use super::selftest::recording::Recording;
 use super::verdict::Verdict;
+use super::{Evidence, batches, judge, ownership, samples, stored};
 use crate::database::{Connection, DatabaseError};
 use crate::target::Target;
 
 /// Nothing came for this long: what a Kafka transaction makes visible arrives within milliseconds.
 const QUIET: Duration = Duration::from_millis(700);
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why there is no verdict.
 #[derive(Debug, thiserror::Error)]
@@ -26,15 +27,36 @@ pub enum CheckError {
     /// The tables could not be read.
     #[error("read the tables: {0}")]
     Database(#[from] DatabaseError),
+    /// etcd could not be read.
+    #[error("read etcd: {0}")]
+    Etcd(#[from] etcd_client::Error),
+    /// The topics could not be read as they lie.
+    #[error("read record batches: {0}")]
+    Batches(io::Error),
+    /// A log or the recording could not be read.
+    #[error("read what was recorded: {0}")]
+    File(io::Error),
 }
 
 /// Waits up to `settle` until every ledger row of the database was told and nothing more comes, then judges all that
 /// was read. The writers must have stopped.
 pub async fn run(target: &Target, settle: Duration) -> Result<Verdict, CheckError> {
-    let mut reader = Reader::new(&target.bootstrap, &target.topic_prefix);
+    let reader = Reader::new(&target.bootstrap, &target.topic_prefix);
+    let (evidence, _) = collect(target, reader, settle).await?;
+    Ok(judge(&evidence))
+}
+
+/// Reads all that [`run`] judges, to be kept.
+pub async fn record(target: &Target, settle: Duration) -> Result<Recording, CheckError> {
+    let reader = Reader::new(&target.bootstrap, &target.topic_prefix).keeping();
+    let (evidence, records) = collect(target, reader, settle).await?;
+    Ok(Recording::of(&target.topic_prefix, records, evidence))
+}
+
+async fn collect(target: &Target, mut reader: Reader, settle: Duration) -> Result<(Evidence, Vec<Record>), CheckError> {
     let mut deadline = Instant::now() + settle;
     let mut told = 0;
-    loop {
+    let settled = loop {
         let limit = deadline.max(Instant::now() + QUIET * 3);
         let (back, met) = drained(reader, limit).await;
         reader = back;
@@ -45,11 +67,27 @@ pub async fn run(target: &Target, settle: Duration) -> Result<Verdict, CheckErro
         }
         let settled = met && ledger_ids(&target.app).await?.is_subset(reader.ledger_ids());
         if settled || Instant::now() >= deadline {
-            break;
+            break Some(settled);
         }
+    };
+    let database = stored::database(&target.app, &target.publication).await?;
+    let ownership = match target.etcd.as_slice() {
+        [] => None,
+        endpoints => Some(ownership::read(endpoints, &target.etcd_prefix, &target.pipeline).await?),
+    };
+    let (bootstrap, partitions) = (target.bootstrap.clone(), reader.partitions());
+    let reading = tokio::task::spawn_blocking(move || batches::read(&bootstrap, &partitions));
+    let batches = reading.await.expect("the reader returns its errors").map_err(CheckError::Batches)?;
+    let samples = target.recording.as_ref().map_or(Ok(Vec::new()), |file| samples::read(file));
+    let samples = samples.map_err(CheckError::File)?;
+    let mut logs = Vec::new();
+    for (worker, file) in &target.logs {
+        let bytes = std::fs::read(file).map_err(CheckError::File)?;
+        logs.push((worker.clone(), String::from_utf8_lossy(&bytes).into_owned()));
     }
-    let content = content(&target.app).await?;
-    Ok(judge(reader.history(), &content))
+    let secrets = target.secrets.clone();
+    let (history, records) = reader.into_parts();
+    Ok((Evidence { history, database, batches, samples, ownership, logs, secrets, settled }, records))
 }
 
 /// Reads on a thread where it may block.
@@ -65,23 +103,4 @@ async fn ledger_ids(dsn: &str) -> Result<HashSet<String>, DatabaseError> {
     let connection = Connection::open(dsn, CONNECT_LIMIT).await?;
     let rows = connection.query("select id::text from ledger", &[]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// The tables' content, all of one snapshot.
-pub async fn content(dsn: &str) -> Result<Content, DatabaseError> {
-    let connection = Connection::open(dsn, CONNECT_LIMIT).await?;
-    connection.batch_execute("begin isolation level repeatable read read only").await?;
-    let mut content = Content::new();
-    for table in Table::ALL {
-        let mut rows = BTreeMap::new();
-        for answer in connection.simple_query(&table.query()).await? {
-            let SimpleQueryMessage::Row(row) = answer else { continue };
-            let cells: Row = (0..row.len())
-                .map(|column| row.get(column).map_or(Cell::Null, |text| Cell::Text(text.into())))
-                .collect();
-            rows.insert(row.get(0).unwrap_or_default().to_owned(), cells);
-        }
-        content.insert(table, rows);
-    }
-    Ok(content)
 }

@@ -1,114 +1,124 @@
-//! The three tables of the test database, their columns, and how a row is told in the same words by a topic and by SQL.
+//! The tables of the publication as the database has them: columns, keys and rows. Nothing is assumed about which there are.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
 
-/// A table of the test database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// One row per transaction that committed: the truth about outcomes.
-    Ledger,
-    /// Rows with inserts, updates, deletes, key changes and large values.
-    Items,
-    /// A few hot rows.
-    Latest,
+use serde::{Deserialize, Serialize};
+
+use super::row::{Cell, Row};
+use super::value::Kind;
+
+/// A column of today.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// How events tell its values.
+    pub kind: Kind,
+    /// What rows have that are older than the column.
+    pub missing: Option<String>,
 }
 
-/// How a column's values are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Column {
-    /// Text and uuid.
-    Text,
-    /// Whole numbers.
-    Integer,
-    /// `numeric(12,2)`, compared as a whole number of hundredths.
-    Cents,
-    /// `timestamptz`, compared as UTC text with microseconds.
-    Time,
+/// A table of the publication and its content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Columns that are published.
+    pub columns: Vec<Column>,
+    /// Columns of the key; none if rows have no key.
+    pub key: Vec<String>,
+    /// Whether changes carry the whole old row.
+    pub full: bool,
+    /// Rows as jsonb tells them, a value for each column.
+    pub rows: Vec<Vec<Option<String>>>,
 }
+
+/// The tables of the publication by `SCHEMA.TABLE` as their topics are named.
+pub type Database = BTreeMap<String, Table>;
 
 impl Table {
-    /// All tables.
-    pub const ALL: [Table; 3] = [Table::Ledger, Table::Items, Table::Latest];
-
-    /// Its name in the database, schema `public`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Table::Ledger => "ledger",
-            Table::Items => "items",
-            Table::Latest => "latest",
-        }
+    fn kind(&self, column: &str) -> Option<&Column> {
+        self.columns.iter().find(|known| known.name == column)
     }
 
-    /// Its columns; the first is the key.
-    pub fn columns(self) -> &'static [(&'static str, Column)] {
-        match self {
-            Table::Ledger => &[
-                ("id", Column::Text),
-                ("client", Column::Integer),
-                ("number", Column::Integer),
-                ("rows", Column::Integer),
-                ("at", Column::Time),
-            ],
-            Table::Items => &[
-                ("id", Column::Integer),
-                ("owner", Column::Integer),
-                ("name", Column::Text),
-                ("amount", Column::Cents),
-                ("note", Column::Text),
-                ("at", Column::Time),
-            ],
-            Table::Latest => &[("id", Column::Integer), ("value", Column::Integer), ("note", Column::Text)],
-        }
+    /// Whether the table has this column today.
+    pub fn has(&self, column: &str) -> bool {
+        self.kind(column).is_some()
     }
 
-    /// The query that tells the whole table as text, columns in order.
-    pub fn query(self) -> String {
-        let columns: Vec<String> = self
-            .columns()
-            .iter()
-            .map(|(name, column)| match column {
-                Column::Text | Column::Integer => format!("\"{name}\"::text"),
-                Column::Cents => format!("(\"{name}\" * 100)::bigint::text"),
-                Column::Time => format!("to_char(\"{name}\" at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"),
-            })
-            .collect();
-        format!("select {} from public.{}", columns.join(", "), self.name())
+    /// A row of an event in the words of jsonb. Columns that are gone stay as they were told. The error names a value that its
+    /// column's type cannot have.
+    pub fn translate(&self, told: &Row) -> Result<Row, String> {
+        let cells = told.0.iter().map(|(name, cell)| {
+            let cell = match (cell, self.kind(name)) {
+                (Cell::Text(text), Some(column)) => {
+                    let words = column.kind.told(text);
+                    Cell::text(words.ok_or_else(|| format!("column {name} cannot be {cell}"))?)
+                }
+                (cell, _) => cell.clone(),
+            };
+            Ok((name.clone(), cell))
+        });
+        cells.collect::<Result<_, String>>().map(Row)
+    }
+
+    /// A translated key as one text, its columns in the order of the index.
+    pub fn key_of(&self, row: &Row) -> String {
+        let text = |column: &String| row.text(column).unwrap_or_default().to_owned();
+        self.key.iter().map(text).collect::<Vec<_>>().join("/")
+    }
+
+    /// All rows as the database has them.
+    pub fn content(&self) -> impl Iterator<Item = Row> {
+        let names: Vec<std::sync::Arc<str>> = self.columns.iter().map(|column| column.name.as_str().into()).collect();
+        self.rows.iter().map(move |row| {
+            let cells = row.iter().zip(&self.columns).map(|(value, column)| match value {
+                Some(text) => Cell::text(column.kind.stored(text)),
+                None => Cell::Null,
+            });
+            Row(names.iter().cloned().zip(cells).collect())
+        })
+    }
+
+    /// What rows have in a column that came after them.
+    pub fn missing(&self, column: &str) -> Option<Cell> {
+        let column = self.kind(column)?;
+        Some(column.missing.as_ref().map_or(Cell::Null, |text| Cell::text(column.kind.stored(text))))
+    }
+
+    /// The row with today's columns only, those that it is too old to have filled in.
+    pub fn today(&self, row: &Row) -> Row {
+        let cell = |column: &Column| match row.get(&column.name) {
+            Some(cell) => cell.clone(),
+            None => self.missing(&column.name).unwrap_or(Cell::Null),
+        };
+        Row(self.columns.iter().map(|column| (column.name.as_str().into(), cell(column))).collect())
     }
 }
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A column's value.
+/// What a transaction of the load says about itself in its ledger row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cell {
-    /// SQL null.
-    Null,
-    /// A value, in the words of [`Column`].
-    Text(String),
-    /// Not sent, because the change left a large value where it was.
-    Unavailable,
+pub struct Notes {
+    /// How many rows it changed.
+    pub rows: u64,
+    /// A chain of hashes over the lines; `None` if there are none.
+    pub digest: Option<String>,
+    /// A line for each change, where they are few.
+    pub changes: Option<Vec<String>>,
 }
 
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Cell::Null => f.write_str("null"),
-            Cell::Text(text) if text.len() > 60 => {
-                write!(f, "{:?}... ({} bytes)", text.chars().take(40).collect::<String>(), text.len())
-            }
-            Cell::Text(text) => write!(f, "{text:?}"),
-            Cell::Unavailable => f.write_str("(unavailable)"),
-        }
-    }
+/// The topic suffix of the table in which every transaction of the load leaves a row.
+pub const LEDGER: &str = "public.ledger";
+
+/// The ledger's rows by id.
+pub fn ledger(database: &Database) -> HashMap<String, Notes> {
+    let rows = database.get(LEDGER).into_iter().flat_map(Table::content);
+    rows.filter_map(|row| Some((row.text("id")?.to_owned(), notes(&row)?))).collect()
 }
 
-/// A row: the cells of its columns, in order.
-pub type Row = Vec<Cell>;
-
-/// The content of the tables: by table, by key.
-pub type Content = BTreeMap<Table, BTreeMap<String, Row>>;
+/// What a ledger row says.
+pub fn notes(row: &Row) -> Option<Notes> {
+    Some(Notes {
+        rows: row.text("rows")?.parse().ok()?,
+        digest: row.text("digest").map(str::to_owned),
+        changes: row.text("changes").map(|lines| lines.lines().map(str::to_owned).collect()),
+    })
+}

@@ -5,6 +5,58 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
+/// What the invariants say, by their numbers from 1 on. Those that cannot be seen from outside, or gave no occasion, are in a
+/// verdict with nothing checked.
+const INVARIANTS: [&str; 47] = [
+    "no loss",
+    "no phantom",
+    "no duplicate",
+    "per-key order",
+    "per-partition order",
+    "dense sequence",
+    "atomicity",
+    "aborted never seen",
+    "fidelity",
+    "convergence",
+    "what is uncommitted or aborted is not read",
+    "positions never fall",
+    "brackets",
+    "hash chain",
+    "acknowledged only what is committed",
+    "the slot confirms only what is committed",
+    "streams start where the verdict says",
+    "no data before the check after the start",
+    "terms rise",
+    "records carry the term of the latest claim",
+    "no commit after a newer claim",
+    "each claim names one write of the holder key",
+    "one reader per slot and server, claimed before",
+    "strict mode stops in time",
+    "no start without a verified lease",
+    "only older sessions of ours are terminated",
+    "who does not stream has no replication connection",
+    "one system identifier, timelines never fall",
+    "a marker exactly where something was published beyond a fork",
+    "no divergence behind a barrier",
+    "no record from a server that lost",
+    "gaps are told exactly and in time",
+    "every fault has its code",
+    "no false quarantine",
+    "lag goes to zero",
+    "takeover in time",
+    "no needless change of owner",
+    "an idle pipeline retains little",
+    "resources within bounds",
+    "PostgreSQL stops fast",
+    "health answers under a flood",
+    "no secret in anything collected",
+    "same seed, same trace",
+    "a watermark never passes the switch that left its timeline",
+    "a verdict is written in one transaction",
+    "no producer goes on after an abort",
+    "whoever says it is active is",
+];
+
 /// One statement of INVARIANTS and whether it held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Invariant {
@@ -65,7 +117,7 @@ pub struct Verdict {
     pub out_of_order: u64,
     /// Records of a timeline that lost.
     pub phantoms: Phantoms,
-    /// Committed opens without their end.
+    /// Committed opens without their end. Those that the next claim reconciled are not wrong.
     pub torn: u64,
     /// Gaps that consumers were told of.
     pub gaps: Vec<Value>,
@@ -76,6 +128,26 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Brings the invariants into order, one verdict for each, those included of which nothing was looked at.
+    pub fn complete(&mut self) {
+        self.invariants.extend((1..).zip(INVARIANTS).map(|(id, what)| Invariant::new(id, what)));
+        self.invariants.sort_by_key(|invariant| invariant.id);
+        self.invariants.dedup_by(|later, kept| {
+            if later.id != kept.id {
+                return false;
+            }
+            // What broke says it best.
+            if kept.ok && (!later.ok || kept.checked == 0) && later.checked > 0 {
+                kept.what = later.what;
+            }
+            kept.ok &= later.ok;
+            kept.checked += later.checked;
+            kept.broken += later.broken;
+            kept.first = kept.first.take().or(later.first.take());
+            true
+        });
+    }
+
     /// Whether nothing at all is wrong; a marked divergence is not wrong.
     pub fn is_clean(&self) -> bool {
         self.lost == 0
@@ -83,7 +155,6 @@ impl Verdict {
             && self.invented == 0
             && self.out_of_order == 0
             && self.phantoms.unmarked == 0
-            && self.torn == 0
             && self.invariants.iter().all(|invariant| invariant.ok)
     }
 }
@@ -116,7 +187,16 @@ impl fmt::Display for Verdict {
                 )?;
             }
         }
-        let held = self.invariants.iter().filter(|invariant| invariant.ok).count();
-        writeln!(f, "  {held} of {} invariants hold over {} records", self.invariants.len(), self.records)
+        let looked = self.invariants.iter().filter(|invariant| invariant.checked > 0);
+        let (mut rules, mut held) = (0, 0);
+        for invariant in looked {
+            rules += 1;
+            held += usize::from(invariant.ok);
+        }
+        writeln!(
+            f,
+            "  {held} of {rules} rules hold that this run gave occasion to check, over {} records",
+            self.records
+        )
     }
 }

@@ -21,6 +21,18 @@ pub struct Arguments {
     /// Prints the verdict as JSON
     #[arg(long)]
     json: bool,
+    /// Mutilates good histories instead, and sees that each mutilation is noticed; needs no cluster
+    #[arg(long)]
+    self_test: bool,
+    /// How many mutilations the self-test makes
+    #[arg(long, default_value_t = 1_000, value_name = "N", requires = "self_test")]
+    mutilations: usize,
+    /// Draws the mutilations
+    #[arg(long, default_value_t = 1, value_name = "S", requires = "self_test")]
+    seed: u64,
+    /// Keeps all that was read, for a self-test to come
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     #[command(flatten)]
     place: Where,
 }
@@ -33,7 +45,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Prints the verdict; fails unless it is clean.
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let started = Instant::now();
-    let verdict = check::run::run(&arguments.place.target()?, arguments.settle).await?;
+    if arguments.self_test {
+        return self_test(&arguments, started);
+    }
+    let target = arguments.place.target()?;
+    let verdict = match &arguments.record {
+        None => check::run::run(&target, arguments.settle).await?,
+        Some(file) => {
+            let recording = check::run::record(&target, arguments.settle).await?;
+            std::fs::write(file, serde_json::to_vec(&recording)?)?;
+            check::judge(&recording.evidence())
+        }
+    };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&verdict)?);
     } else {
@@ -42,6 +65,23 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let ok = verdict.is_clean();
     if let Some(file) = arguments.report {
         report::write(&file, "check", ok, started.elapsed(), report::versions(), &verdict)?;
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn self_test(arguments: &Arguments, started: Instant) -> Result<ExitCode> {
+    let outcome = check::selftest::run(arguments.mutilations, arguments.seed);
+    for words in &outcome.wrong {
+        println!("{words}");
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+    } else {
+        println!("{} of {} mutilations caught", outcome.caught, outcome.mutilations);
+    }
+    let ok = outcome.is_clean();
+    if let Some(file) = &arguments.report {
+        report::write(file, "check-self-test", ok, started.elapsed(), report::versions(), &outcome)?;
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

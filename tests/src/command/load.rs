@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use pgbaton_tests::load::{Load, Options};
+use pgbaton_tests::check::samples::Recorder;
+use pgbaton_tests::load::{Load, Options, Weights};
 use pgbaton_tests::report;
 
 use super::{Where, interrupted};
@@ -24,8 +25,11 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How many connections write
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 32)]
     connections: u32,
+    /// How often each kind of transaction comes; kinds that are not named keep their weight
+    #[arg(long, value_name = "KIND=N,...", default_value_t = Weights::default())]
+    weights: Weights,
     /// Writes the counters as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -35,11 +39,14 @@ pub struct Arguments {
 
 /// Writes for the asked time, or until Ctrl-C.
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let target = arguments.place.target()?;
+    let recorder = Recorder::start(&target).context("record what is seen")?;
     let options = Options {
-        dsn: arguments.place.target()?.app,
+        dsn: target.app,
         rate: arguments.rate,
         seed: arguments.seed,
         connections: arguments.connections,
+        weights: arguments.weights,
     };
     let load = Load::start(&options).await?;
     let bar = ProgressBar::new(arguments.seconds)
@@ -71,6 +78,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let took = load.elapsed();
     let complaint = load.complaint();
     let done = load.stop().await;
+    recorder.stop().await;
     bar.finish_and_clear();
     println!(
         "{} transactions with {} rows in {:.1} s; {} rolled back, {} failed, {} unknown, {} connections made",

@@ -1,10 +1,12 @@
 //! The load: connections through HAProxy that write transactions at a rate and know their own outcomes.
 //!
-//! Every transaction that commits inserts a ledger row last. Where a connection dies during COMMIT the outcome is
-//! unknown here and settled by that row: the surviving database is the truth. A writer reconnects at once on any error and
-//! goes on; how a failover felt from here is in the counters.
+//! Every transaction that commits inserts a ledger row last, with what it changed, as PostgreSQL itself noted it
+//! (`schema.sql`). Where a connection dies during COMMIT the outcome is unknown here and settled by that row: the
+//! surviving database is the truth. A writer reconnects at once on any error and goes on; how a failover felt from here is
+//! in the counters.
 
 mod plan;
+mod weights;
 mod writer;
 
 use std::collections::HashMap;
@@ -17,6 +19,9 @@ use tokio::task::JoinHandle;
 
 use crate::database::{Connection, DatabaseError};
 
+pub use plan::NEVER_SEEN;
+pub use weights::Weights;
+
 /// What load to make.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -28,12 +33,14 @@ pub struct Options {
     pub seed: u64,
     /// How many connections write.
     pub connections: u32,
+    /// How often each kind of transaction comes.
+    pub weights: Weights,
 }
 
 impl Options {
     /// The usual load against a database.
     pub fn new(dsn: &str) -> Self {
-        Options { dsn: dsn.into(), rate: 100, seed: 1, connections: 8 }
+        Options { dsn: dsn.into(), rate: 100, seed: 1, connections: 32, weights: Weights::default() }
     }
 }
 
@@ -80,18 +87,25 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the writers. Needs the database once, to learn which ids are free.
+    /// Makes what the load needs in the database, where it is not there yet, and starts the writers.
     pub async fn start(options: &Options) -> Result<Self, DatabaseError> {
         let connection = Connection::open(&options.dsn, Duration::from_secs(5)).await?;
-        let first_id: i64 = connection.query_one("select coalesce(max(id), 0) from items", &[]).await?.get(0);
+        connection.batch_execute("select pg_advisory_lock(7400)").await?;
+        connection
+            .batch_execute(&format!("begin; set local lock_timeout = '30s'; {} commit", include_str!("schema.sql")))
+            .await?;
+        connection.batch_execute("select pg_advisory_unlock(7400)").await?;
+        let last_id: i64 = connection.query_one("select lab.last_id()", &[]).await?.get(0);
         let shared = Arc::new(Shared::default());
         let period = Duration::from_secs_f64(f64::from(options.connections) / f64::from(options.rate.max(1)));
         let started = Instant::now();
-        let writers = (0..options.connections)
+        let clients = options.connections;
+        let writers = (0..clients)
             .map(|client| {
-                let planner = plan::Planner::new(options.seed, client, options.connections, first_id.unsigned_abs());
+                let first_id = last_id.unsigned_abs().next_multiple_of(u64::from(clients));
+                let planner = plan::Planner::new(options.seed, options.weights, client, clients, first_id);
                 let writer = writer::Writer::new(options.dsn.clone(), client, planner, Arc::clone(&shared));
-                tokio::spawn(writer.run(started + period * client / options.connections, period))
+                tokio::spawn(writer.run(started + period * client / clients, period))
             })
             .collect();
         Ok(Load { shared, writers, started })

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::SimpleQueryMessage;
+use futures_util::SinkExt;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Shared;
-use super::plan::{End, Planner, Step};
+use super::plan::{CopyIn, End, Planner, Transaction};
 use crate::database::{Connection, DatabaseError};
 
 /// Covers the whole handshake: behind HAProxy a connect may hang after TCP accepted it.
@@ -38,7 +39,7 @@ impl Writer {
         let mut connection = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let Some(open) = &connection else {
-                match Connection::open(&self.dsn, CONNECT_LIMIT).await {
+                match open(&self.dsn, self.client).await {
                     Ok(open) => {
                         add(&self.shared.connects, 1);
                         connection = Some(open);
@@ -64,6 +65,13 @@ impl Writer {
     }
 }
 
+/// A session whose changes are noted; jsonb prints times in the session's zone.
+async fn open(dsn: &str, client: u32) -> Result<Connection, DatabaseError> {
+    let connection = Connection::open(dsn, CONNECT_LIMIT).await?;
+    limited(connection.batch_execute(&format!("set timezone = 'UTC'; set lab.client = '{client}'"))).await?;
+    Ok(connection)
+}
+
 async fn transaction(
     planner: &mut Planner,
     client: u32,
@@ -73,26 +81,32 @@ async fn transaction(
 ) -> Result<(), DatabaseError> {
     let plan = planner.draw();
     add(&shared.attempted, 1);
-    let changed = match work(connection, &plan.steps).await {
-        Ok(changed) => changed,
-        Err(error) => {
-            add(&shared.failed, 1);
-            return Err(error);
-        }
-    };
+    if let Err(error) = work(connection, &plan).await {
+        add(&shared.failed, 1);
+        return Err(error);
+    }
     if plan.end == End::Rollback {
         add(&shared.rolled_back, 1);
-        limited(connection.batch_execute("rollback")).await?;
-        return Ok(());
+        return limited(connection.batch_execute("rollback")).await;
     }
     let id = uuid();
-    let ledger =
-        format!("insert into ledger (id, client, number, rows) values ('{id}', {client}, {number}, {changed}); commit");
+    // The notes end with the transaction, so they are read inside it.
+    let ledger = format!(
+        "insert into ledger (id, client, number, rows, digest, changes) \
+         select '{id}', {client}, {number}, n, digest, case when n between 1 and 200 then lines end \
+         from (select coalesce(nullif(current_setting('lab.count', true), ''), '0')::int n, \
+         nullif(current_setting('lab.digest', true), '') digest, current_setting('lab.lines', true) lines) noted \
+         returning rows; commit"
+    );
     shared.sent.lock().expect("no writer panics holding it").insert(id, Instant::now());
-    match limited(connection.batch_execute(&ledger)).await {
-        Ok(()) => {
+    match limited(connection.simple_query(&ledger)).await {
+        Ok(answers) => {
+            let changed = answers.iter().find_map(|answer| match answer {
+                SimpleQueryMessage::Row(row) => row.get(0)?.parse::<u64>().ok(),
+                _ => None,
+            });
             add(&shared.transactions, 1);
-            add(&shared.rows, changed + 1);
+            add(&shared.rows, changed.unwrap_or(0) + 1);
             Ok(())
         }
         Err(error) => {
@@ -102,15 +116,22 @@ async fn transaction(
     }
 }
 
-/// Begins the transaction and runs its steps in one message; returns how many row changes will be told.
-async fn work(connection: &Connection, steps: &[Step]) -> Result<u64, DatabaseError> {
-    let sql: Vec<&str> = std::iter::once("begin").chain(steps.iter().map(|step| step.sql.as_str())).collect();
-    let answers = limited(connection.simple_query(&sql.join(";\n"))).await?;
-    let rows = answers.iter().filter_map(|answer| match answer {
-        SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
-        _ => None,
-    });
-    Ok(rows.skip(1).zip(steps).filter(|(_, step)| step.counts).map(|(rows, _)| rows).sum())
+/// Begins the transaction and does all of it but the end.
+async fn work(connection: &Connection, plan: &Transaction) -> Result<(), DatabaseError> {
+    let sql: Vec<&str> = std::iter::once("begin").chain(plan.steps.iter().map(String::as_str)).collect();
+    limited(connection.batch_execute(&sql.join(";\n"))).await?;
+    match &plan.copy {
+        Some(copy) => limited(copy_in(connection, copy)).await,
+        None => Ok(()),
+    }
+}
+
+async fn copy_in(connection: &Client, copy: &CopyIn) -> Result<(), tokio_postgres::Error> {
+    let sink = connection.copy_in(&copy.sql).await?;
+    let mut sink = std::pin::pin!(sink);
+    sink.send(std::io::Cursor::new(copy.data.clone().into_bytes())).await?;
+    sink.finish().await?;
+    Ok(())
 }
 
 async fn limited<T>(query: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, DatabaseError> {

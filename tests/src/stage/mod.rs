@@ -12,6 +12,7 @@ use xtask::cluster::Cluster;
 pub use fault::{Fault, Takeover};
 
 use crate::check;
+use crate::check::samples::Recorder;
 use crate::check::verdict::Verdict;
 use crate::load::{Counters, Load, Options};
 use crate::sample::{Answers, Sampler, ask, lies};
@@ -43,6 +44,7 @@ pub struct Stage {
     load: Load,
     watcher: Watcher,
     sampler: Sampler,
+    recorder: Recorder,
 }
 
 /// How it ended.
@@ -76,7 +78,8 @@ impl Stage {
         let load = Load::start(&Options { rate, ..Options::new(&target.app) }).await.context("start the load")?;
         let watcher = Watcher::start(&target.bootstrap, &target.topic_prefix, load.journal());
         let sampler = Sampler::start(target.clone());
-        let stage = Stage { cluster: cluster.clone(), target, load, watcher, sampler };
+        let recorder = Recorder::start(&target).context("record what is seen")?;
+        let stage = Stage { cluster: cluster.clone(), target, load, watcher, sampler, recorder };
         let first = stage.watcher.first(Instant::now(), 0, RECOVERY).await;
         first.with_context(|| format!("no row came through within {RECOVERY:?}"))?;
         Ok(stage)
@@ -126,6 +129,7 @@ impl Stage {
     /// Stops the load, waits until everything came through, and judges.
     pub async fn close(self, settle: Duration) -> Result<Outcome> {
         let load = self.load.stop().await;
+        self.recorder.stop().await;
         let verdict = check::run::run(&self.target, settle).await?;
         let samples = self.sampler.stop().await;
         Ok(Outcome { verdict, load, lies: lies(&samples), samples: samples.len(), sights: self.watcher.sights() })

@@ -1,0 +1,124 @@
+//! The lease as etcd remembers it: which worker wrote the holder key when, and which claims name which of those writes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use etcd_client::{Client, EventType, WatchOptions};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::history::{History, Progress};
+use super::verdict::{Invariant, Verdict};
+
+/// Nothing more came for this long: what is there already is sent at once.
+const QUIET: Duration = Duration::from_millis(500);
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// One change of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// Revision of the change.
+    pub revision: i64,
+    /// The value; null where the key was deleted or its lease ended.
+    pub value: Option<Value>,
+}
+
+/// What etcd remembers of a pipeline.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// etcd's cluster id, in hexadecimal digits.
+    pub cluster_id: String,
+    /// From which revision on it remembers.
+    pub since: i64,
+    /// Changes of the holder key.
+    pub holder: Vec<Write>,
+    /// Changes of the verdict key.
+    pub verdicts: Vec<Write>,
+}
+
+/// Reads the history of the pipeline's keys from the oldest revision that etcd still has.
+pub async fn read(endpoints: &[String], prefix: &str, pipeline: &str) -> Result<Ownership, etcd_client::Error> {
+    let mut client = Client::connect(endpoints, None).await?;
+    let head = client.get(format!("{prefix}/{pipeline}/holder"), None).await?;
+    let cluster_id = head.header().map_or(0, |header| header.cluster_id());
+    let mut ownership = Ownership { cluster_id: format!("{cluster_id:016x}"), since: 1, ..Ownership::default() };
+    for name in ["holder", "verdict"] {
+        let writes = changes(&mut client, &format!("{prefix}/{pipeline}/{name}"), &mut ownership.since).await?;
+        match name {
+            "holder" => ownership.holder = writes,
+            _ => ownership.verdicts = writes,
+        }
+    }
+    Ok(ownership)
+}
+
+async fn changes(client: &mut Client, key: &str, since: &mut i64) -> Result<Vec<Write>, etcd_client::Error> {
+    let mut found = Vec::new();
+    let mut stream = client.watch(key, Some(WatchOptions::new().with_start_revision(*since))).await?;
+    let mut limit = LIMIT;
+    while let Ok(answer) = tokio::time::timeout(limit, stream.message()).await {
+        let Some(answer) = answer? else { break };
+        if answer.compact_revision() > 0 {
+            *since = answer.compact_revision();
+            return Box::pin(changes(client, key, since)).await;
+        }
+        // The first answer says only that the watch stands.
+        limit = QUIET;
+        for event in answer.events() {
+            let Some(pair) = event.kv() else { continue };
+            let value = match event.event_type() {
+                EventType::Put => Some(serde_json::from_slice(pair.value()).unwrap_or_default()),
+                EventType::Delete => None,
+            };
+            found.push(Write { revision: pair.mod_revision(), value });
+        }
+    }
+    Ok(found)
+}
+
+/// Each claim names the one write of the holder key in its tenure, by the claimant.
+pub fn judge(history: &History, ownership: &Ownership, verdict: &mut Verdict) {
+    let mut rule = Invariant::new(22, "each claim names one write of the holder key, its own");
+    let writes: HashMap<i64, &Value> =
+        ownership.holder.iter().filter_map(|write| Some((write.revision, write.value.as_ref()?))).collect();
+    let mut last: Option<(i64, &Progress)> = None;
+    for claim in history.progress.iter().filter(|record| record.says.kind == "claim") {
+        let words = || format!("the claim of {} with term {:?}", claim.says.worker, claim.says.term);
+        let Some(lease) = &claim.says.lease else {
+            rule.look(false, || format!("{} names no lease", words()));
+            continue;
+        };
+        // Another cluster id: an etcd that is gone.
+        if lease.cluster_id != ownership.cluster_id || lease.revision < ownership.since {
+            continue;
+        }
+        let writer = writes.get(&lease.revision).map(|value| value["worker"].as_str().unwrap_or_default());
+        rule.look(writer == Some(&claim.says.worker), || {
+            format!("{} names revision {}, which was written by {writer:?}", words(), lease.revision)
+        });
+        if let Some((revision, before)) = last.replace((lease.revision, claim)) {
+            rule.look(lease.revision >= revision, || {
+                format!("{} names revision {}, the claim before it {revision}", words(), lease.revision)
+            });
+            rule.look(lease.revision != revision || before.says.worker == claim.says.worker, || {
+                format!("{} names the tenure of {}", words(), before.says.worker)
+            });
+        }
+    }
+    let mut before: Option<&Value> = None;
+    for write in &ownership.holder {
+        if let (Some(before), Some(value)) = (before, &write.value) {
+            let nonce = |value: &Value| value["nonce"].as_str().map(str::to_owned);
+            rule.look(nonce(before) != nonce(value), || {
+                format!("{} wrote the holder key again at revision {}", value["worker"], write.revision)
+            });
+        }
+        before = write.value.as_ref();
+    }
+    verdict.invariants.push(rule);
+    for write in &ownership.verdicts {
+        if let Some(value) = &write.value {
+            verdict.gaps.push(value.clone());
+        }
+    }
+}

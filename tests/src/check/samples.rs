@@ -1,0 +1,215 @@
+//! What was seen while it ran: the slot and its reader on every node ten times a second, and what the workers said. Recorded
+//! into a file beside the cluster's logs, so that it can be judged later and by another process.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use crate::database::Connection;
+use crate::http;
+use crate::target::Target;
+
+const PERIOD: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_millis(500);
+/// What stays as it was is written down this often.
+const SAME: Duration = Duration::from_secs(1);
+
+/// What one node showed at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When its answer was there, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// The node.
+    pub node: String,
+    /// What it showed.
+    #[serde(flatten)]
+    pub shows: Shows,
+}
+
+/// What a node shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shows {
+    /// A PostgreSQL node.
+    Server(Server),
+    /// A worker.
+    Worker(Worker),
+}
+
+/// The pipeline as a PostgreSQL node shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Whether it is a standby.
+    pub recovering: bool,
+    /// Its timeline; of a standby the one that it receives, if it does.
+    pub timeline: Option<u32>,
+    /// `confirmed_flush_lsn` of the slot, if it is there.
+    pub confirmed: Option<String>,
+    /// The backend that reads the slot.
+    pub active_pid: Option<i32>,
+    /// Our walsenders.
+    pub readers: Vec<Reading>,
+}
+
+/// A walsender of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Its backend.
+    pub pid: i32,
+    /// What it is called.
+    pub name: String,
+    /// The flush position that the worker sent last.
+    pub flush: Option<String>,
+}
+
+/// The pipeline as a worker shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// `state` of its status.
+    pub state: String,
+    /// `term` of its status.
+    pub term: Option<u64>,
+    /// Whether `/active` answered 200.
+    pub active: bool,
+}
+
+const QUERY: &str = "
+    select pg_is_in_recovery() recovering,
+           case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver)
+                else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end timeline,
+           s.confirmed_flush_lsn::text confirmed, s.active_pid,
+           coalesce((select json_agg(json_build_object('pid', pid, 'name', application_name, 'flush', flush_lsn::text))
+                     from pg_stat_replication where application_name like 'pgbaton/%/t=%'), '[]') readers
+    from (select) one left join pg_replication_slots s on slot_name = ";
+
+/// Samples in the background until it is dropped.
+pub struct Recorder {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Begins to write what every node shows to the target's recording, behind what is there; does nothing if none is kept.
+    pub fn start(target: &Target) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        let Some(recording) = &target.recording else { return Ok(Recorder { stop, tasks }) };
+        let file = OpenOptions::new().create(true).append(true).open(recording)?;
+        for (node, dsn) in &target.servers {
+            let (slot, node, dsn) = (target.slot.replace('\'', "''"), node.clone(), dsn.clone());
+            let out = Out { file: file.try_clone()?, node, last: None };
+            tasks.push(tokio::spawn(servers(
+                dsn,
+                format!("select to_json(t)::text from ({QUERY}'{slot}') t"),
+                out,
+                Arc::clone(&stop),
+            )));
+        }
+        for (node, url) in &target.workers {
+            let out = Out { file: file.try_clone()?, node: node.clone(), last: None };
+            tasks.push(tokio::spawn(workers(url.clone(), target.pipeline.clone(), out, Arc::clone(&stop))));
+        }
+        Ok(Recorder { stop, tasks })
+    }
+
+    /// Ends it; what was seen is in the file.
+    pub async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in std::mem::take(&mut self.tasks) {
+            // One that failed has left its samples in the file.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+struct Out {
+    file: File,
+    node: String,
+    last: Option<(Shows, Instant)>,
+}
+
+impl Out {
+    fn write(&mut self, shows: Shows) {
+        if self.last.as_ref().is_some_and(|(last, at)| *last == shows && at.elapsed() < SAME) {
+            return;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let sample = Sample { at_ms, node: self.node.clone(), shows: shows.clone() };
+        if let Ok(mut line) = serde_json::to_vec(&sample) {
+            line.push(b'\n');
+            // One call for a line: several writers append to the file.
+            let _ = self.file.write_all(&line);
+        }
+        self.last = Some((shows, Instant::now()));
+    }
+}
+
+async fn servers(dsn: String, sql: String, mut out: Out, stop: Arc<AtomicBool>) {
+    let mut connection: Option<Connection> = None;
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let Some(open) = &connection else {
+            connection = Connection::open(&dsn, LIMIT).await.ok();
+            continue;
+        };
+        let answer = tokio::time::timeout(LIMIT, open.query_one(&sql, &[])).await;
+        match answer.ok().and_then(Result::ok).map(|row| serde_json::from_str(row.get(0))) {
+            Some(Ok(server)) => out.write(Shows::Server(server)),
+            _ => connection = None,
+        }
+    }
+}
+
+async fn workers(url: String, pipeline: String, mut out: Out, stop: Arc<AtomicBool>) {
+    let url = url.trim_end_matches('/');
+    let (active, status) = (format!("{url}/active/{pipeline}"), format!("{url}/status"));
+    let mut ticks = tokio::time::interval(PERIOD * 2);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let (active, status) = tokio::join!(http::get(&active, LIMIT), http::get(&status, LIMIT));
+        let (Some(active), Some(status)) = (active, status) else { continue };
+        let status = &status.json()["pipelines"][&pipeline];
+        let Some(state) = status["state"].as_str() else { continue };
+        out.write(Shows::Worker(Worker {
+            state: state.into(),
+            term: status["term"].as_u64(),
+            active: active.status == 200,
+        }));
+    }
+}
+
+/// Reads a recording; nothing where there is none. A line that was cut is left out.
+pub fn read(file: &Path) -> io::Result<Vec<Sample>> {
+    let file = match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?,
+    };
+    let lines = BufReader::new(file).lines().map_while(Result::ok);
+    let mut samples: Vec<Sample> = lines.filter_map(|line| serde_json::from_str(&line).ok()).collect();
+    samples.sort_by_key(|sample| sample.at_ms);
+    Ok(samples)
+}
+
+/// Where the recording of a cluster lies whose workers log to `log`.
+pub fn beside(log: &Path) -> PathBuf {
+    log.with_file_name("samples.jsonl")
+}
