@@ -72,6 +72,8 @@ fn write(file: &Path, run: &Run, takeovers: &[Takeover], took: Duration, version
     let mut content = demo::content(takeovers, &run.outcome)?;
     content["seed"] = json!(run.options.seed);
     content["faults"] = json!(run.struck);
+    // Spans without a row that came through, longer than a second.
+    content["silences"] = json!(story::silences(run.start, &run.outcome.sights));
     content["troubles"] = json!(run.troubles);
     content["recovered_seconds"] = json!(run.recovered_seconds);
     report::write(file, "chaos", run.is_clean(), took, versions, &content)
