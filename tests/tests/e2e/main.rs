@@ -2,6 +2,7 @@
 //!
 //! One cluster serves all tests of this program; it ends with the last of them.
 
+mod operator;
 mod refusal;
 mod scenarios;
 

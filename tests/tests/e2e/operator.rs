@@ -1,0 +1,88 @@
+//! What an operator decides: to pause, to accept a gap, and that a second process under one name is a mistake.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgbaton_tests::http;
+use pgbaton_tests::own::Own;
+use serde_json::Value;
+use xtask::cluster::Cluster;
+
+use crate::Shared;
+
+const PATIENCE: Duration = Duration::from_secs(40);
+
+async fn order(own: &Own, worker: usize, order: &str) -> Result<()> {
+    let url = format!("{}/api/v1/pipelines/{}/{order}", own.workers[worker].1, own.name);
+    let answer = http::request("POST", &url, "{}", PATIENCE).await.context("no answer")?;
+    ensure!(answer.status == 202, "{order} was refused: {}", answer.body);
+    Ok(())
+}
+
+fn has_reason(status: &Value, code: &str) -> bool {
+    status["reasons"].as_array().into_iter().flatten().any(|reason| reason["code"] == code)
+}
+
+async fn every_worker(own: &Own, act: fn(&Cluster, &str) -> Result<()>) -> Result<()> {
+    for (worker, _) in own.workers.clone() {
+        let cluster = own.cluster.clone();
+        tokio::task::spawn_blocking(move || act(&cluster, &worker)).await??;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_gap_is_left_behind_and_all_that_follows_is_told() -> Result<()> {
+    let shared = Shared::open().await?;
+    let mut own = shared.pipeline("gap_accepted").await?;
+    own.make_slot("pgoutput").await?;
+    own.start().await?;
+    own.insert(1..=10).await?;
+    own.until_told(10).await?;
+    every_worker(&own, Cluster::term).await?;
+    own.insert(11..=20).await?;
+    own.sql("select pg_replication_slot_advance('gap_accepted', pg_current_wal_lsn())".into()).await?;
+    every_worker(&own, Cluster::start).await?;
+    own.until("the gap", PATIENCE, |status| status["gap"]["code"] == "slot_ahead").await?;
+    own.insert(21..=30).await?;
+    order(&own, 0, "gap/accept").await?;
+    own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?;
+    own.until_told(20).await?;
+    let told = own.told().await?;
+    assert_eq!(told, (1..=10).chain(21..=30).collect::<Vec<u64>>(), "the gap was accepted, and nothing else");
+    shared.ends_well(own).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_pipeline_is_told_by_nobody_until_it_is_resumed() -> Result<()> {
+    let shared = Shared::open().await?;
+    let mut own = shared.pipeline("paused").await?;
+    own.make_slot("pgoutput").await?;
+    own.start().await?;
+    own.insert(1..=10).await?;
+    own.until_told(10).await?;
+    order(&own, 1, "pause").await?;
+    own.until("the pause", PATIENCE, |status| has_reason(status, "paused") && status["holder"].is_null()).await?;
+    own.insert(11..=20).await?;
+    let statuses = own.statuses().await;
+    assert!(statuses.iter().all(|status| status["role"] != "active"), "{statuses:#?}");
+    assert_eq!(own.told().await?.len(), 10);
+    order(&own, 0, "resume").await?;
+    own.until_told(20).await?;
+    shared.ends_well(own).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_under_one_name_says_so_and_takes_nothing() -> Result<()> {
+    let shared = Shared::open().await?;
+    let mut own = shared.pipeline("namesake").await?;
+    own.make_slot("pgoutput").await?;
+    own.add_worker(|config| config).await?;
+    own.until("the first to stream", PATIENCE, |status| status["role"] == "active").await?;
+    own.add_worker(|config| config.replace("namesake-2", "namesake-1")).await?;
+    own.until("the second to see it", PATIENCE, |status| has_reason(status, "duplicate_worker")).await?;
+    let statuses = own.statuses().await;
+    let active = statuses.iter().filter(|status| status["role"] == "active").count();
+    assert_eq!(active, 1, "{statuses:#?}");
+    shared.ends_well(own).await
+}
