@@ -56,6 +56,8 @@ pub(crate) struct Bus {
     pub mutant: Option<Mutant>,
     /// Of a thousand ends of transactions, so many are sent twice, the first copy arriving late.
     pub late_ends: u32,
+    /// ... and so many more without the library noticing.
+    pub unseen_ends: u32,
 }
 
 struct Queued {
@@ -101,6 +103,7 @@ impl Bus {
             apart: Vec::new(),
             mutant,
             late_ends: 0,
+            unseen_ends: 0,
         }
     }
 

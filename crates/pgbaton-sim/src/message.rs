@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use pgbaton_core::{Failure, HolderView, Inspection, Lsn, Observation, ProgressRecord, ReaderName, Replaced, Saying};
+use pgbaton_core::{
+    EventId, Failure, HolderView, Inspection, Known, Lsn, Observation, ProgressRecord, ReaderName, Replaced, Saying,
+};
 
 use crate::kafka::{PartitionId, Payload, Refusal};
 use crate::postgres::{ConnectionId, NodeId, Txn};
@@ -219,6 +221,8 @@ pub(crate) enum KafkaRequest {
     Read {
         below: usize,
     },
+    /// What the data topic holds beyond what progress knows of.
+    ReadData(Known),
     Probe,
 }
 
@@ -244,6 +248,7 @@ pub(crate) enum Reply {
     Ended,
     Readable { last_stable: usize },
     Read(Box<ReadBack>),
+    DataRead(Vec<(u32, EventId)>),
     KafkaRefused(Refusal),
 }
 
@@ -271,6 +276,6 @@ pub(crate) enum Frame {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum FromClient {
-    Status { write: Lsn, flush: Lsn },
+    Status { write: Lsn, flush: Lsn, asks: bool },
     Closed,
 }

@@ -71,6 +71,8 @@ pub(crate) struct Scenario {
     pub large: u32,
     /// Of a thousand ends of transactions, so many are sent twice, one late.
     pub late_ends: u32,
+    /// The same, and nobody notices: what the instance rule cannot see.
+    pub unseen_ends: u32,
     pub faults: Vec<(Duration, Fault)>,
     /// From then on nothing goes wrong any more.
     pub heal: Duration,
@@ -88,6 +90,7 @@ impl Default for Scenario {
             pause: ms(300),
             large: 60,
             late_ends: 0,
+            unseen_ends: 0,
             faults: Vec::new(),
             heal: seconds(30),
         }
@@ -233,6 +236,7 @@ impl Scenario {
         let _ = writeln!(out, "policy {}", if self.strict { "strict" } else { "slot-guarded" });
         let _ = writeln!(out, "drift {}ppm", self.drift_ppm);
         let _ = writeln!(out, "pause {}\nlarge {}\nlate-ends {}", time(self.pause), self.large, self.late_ends);
+        let _ = writeln!(out, "unseen-ends {}", self.unseen_ends);
         for (at, fault) in &self.faults {
             let _ = writeln!(out, "at {} {}", time(*at), fault.text());
         }
@@ -240,10 +244,11 @@ impl Scenario {
         out
     }
 
-    /// Reads such a text; the error is the line that cannot be read.
+    /// Reads such a text, up to a line of dashes if there is one; the error is the line that cannot be read.
     pub fn read(text: &str) -> Result<Scenario, String> {
         let mut scenario = Scenario::default();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("---"));
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
             scenario.line(line).ok_or_else(|| line.to_owned())?;
         }
         Ok(scenario)
@@ -260,6 +265,7 @@ impl Scenario {
             "drift" => self.drift_ppm = rest.strip_suffix("ppm")?.parse().ok()?,
             "pause" => self.pause = read_time(rest)?,
             "large" => self.large = rest.parse().ok()?,
+            "unseen-ends" => self.unseen_ends = rest.parse().ok()?,
             "late-ends" => self.late_ends = rest.parse().ok()?,
             "heal" => self.heal = read_time(rest)?,
             "at" => {

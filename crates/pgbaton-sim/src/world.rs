@@ -86,7 +86,7 @@ impl World {
     fn new(scenario: Scenario, mutant: Option<Mutant>, written: bool) -> Self {
         let audit = Audit::new(scenario.workers, scenario.strict);
         let mut bus = Bus::new(scenario.seed, scenario.workers, Story::new(written), audit, mutant);
-        bus.late_ends = scenario.late_ends;
+        (bus.late_ends, bus.unseen_ends) = (scenario.late_ends, scenario.unseen_ends);
         let postgres = Postgres::new(&mut bus, scenario.nodes, scenario.workers);
         let policy =
             Policy { takeover_grace: seconds(1), fenced: true, slot_guarded: !scenario.strict, accept_gaps: false };
@@ -249,7 +249,8 @@ impl World {
             Fault::Cut { target, service, out, back, time } => {
                 let worker = self.target(target);
                 let link = self.bus.link(worker, service);
-                (link.out_cut, link.in_cut) = (out, back);
+                // A second cut does not mend the first.
+                (link.out_cut, link.in_cut) = (link.out_cut || out, link.in_cut || back);
                 self.trouble(worker, service, time);
                 if service == Service::Postgres {
                     self.workers[worker].link_cut(&mut self.bus);
@@ -315,7 +316,7 @@ impl World {
     fn heal(&mut self) {
         self.bus.tell("world", || "healed".to_owned());
         self.healed = Some(self.bus.now);
-        self.bus.late_ends = 0;
+        (self.bus.late_ends, self.bus.unseen_ends) = (0, 0);
         self.bus.apart.clear();
         for worker in 0..self.workers.len() {
             for service in [Service::Etcd, Service::Postgres, Service::Kafka] {

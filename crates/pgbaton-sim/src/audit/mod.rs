@@ -97,6 +97,8 @@ pub(crate) struct Audit {
     starts: BTreeMap<ConnectionId, Start>,
     by_term: BTreeMap<u64, ConnectionId>,
     spent: BTreeSet<u64>,
+    /// Became visible in part, and no claim has named it yet: session, number, greatest id.
+    torn: Option<(String, u64, Option<EventId>)>,
     // etcd.
     written: BTreeMap<(u64, i64), (String, Time)>,
     leases: BTreeSet<(u64, i64)>,

@@ -40,7 +40,7 @@ impl Audit {
                 }
             }
         }
-        self.bracket(&progress, data.len());
+        let torn = self.bracket(&progress, &data);
         let before = self.latest.clone();
         for stored in &progress {
             if stored.record.record_type == RecordType::Open {
@@ -55,16 +55,53 @@ impl Audit {
             self.violate(45, || format!("{markers} markers, {} divergences in one transaction", divergences.len()));
         }
         if let Some(claim) = progress.iter().find(|stored| stored.record.record_type == RecordType::Claim) {
+            if let Some((session, number, greatest)) = self.torn.take() {
+                let named = claim.record.torn.as_ref().is_some_and(|torn| {
+                    (&torn.session, torn.number) == (&session, number) && torn.greatest_id >= greatest
+                });
+                if !named {
+                    self.violate(13, || {
+                        format!("transaction {number} of {session} is torn, and the claim does not say so")
+                    });
+                }
+            }
             self.forked(before.as_deref(), &claim.record, &divergences);
         }
-        self.published(&data, before.as_deref(), progress.last().map(|stored| &stored.record));
+        let claims_torn = before.as_ref().is_some_and(|stored| stored.record.torn.is_some());
+        let end = progress.last().map(|stored| &stored.record).filter(|_| !torn && !claims_torn);
+        self.published(&data, before.as_deref(), end);
+    }
+
+    /// Everything of the transaction is there: its bracket is closed.
+    pub fn is_whole(&self, txn: u32, parts: &[(PartitionId, &[Entry])]) -> bool {
+        let progress = parts.iter().find(|(partition, _)| *partition == PROGRESS);
+        let last = progress.and_then(|(_, entries)| entries.iter().rev().find(|entry| entry.txn == txn));
+        last.is_some_and(|entry| match &entry.body {
+            Body::Record(Payload::Progress(stored)) => stored.record.record_type != RecordType::Open,
+            _ => false,
+        })
     }
 
     /// 13: `open` first, its end last.
-    fn bracket(&mut self, progress: &[Rc<Stored>], data: usize) {
+    fn bracket(&mut self, progress: &[Rc<Stored>], data: &[DataRecord]) -> bool {
         let (Some(first), Some(last)) = (progress.first(), progress.last()) else {
-            return self.violate(13, || format!("a transaction with {data} records and no progress"));
+            // What is written behind a late end is a transaction of its own; another late end can commit that, too. The
+            // `open` that was left alone before tells of both.
+            if let Some((_, _, greatest)) = &mut self.torn {
+                *greatest = (*greatest).max(data.iter().map(|record| record.id).max());
+                return true;
+            }
+            self.violate(13, || format!("a transaction with {} records and no progress", data.len()));
+            return false;
         };
+        if let [open] = progress
+            && open.record.record_type == RecordType::Open
+        {
+            // Torn: the next claim has to name it.
+            let greatest = data.iter().map(|record| record.id).max();
+            self.torn = Some((open.record.session.clone(), open.record.number, greatest));
+            return true;
+        }
         let (first, last) = (&first.record, &last.record);
         let ends = matches!(last.record_type, RecordType::Close | RecordType::Claim);
         let same = (&first.session, first.number) == (&last.session, last.number);
@@ -80,6 +117,7 @@ impl Audit {
                 )
             });
         }
+        false
     }
 
     /// 12, 14, 19, 20, 21, 44: a record that carries a position.
@@ -173,7 +211,8 @@ impl Audit {
             return;
         };
         let beyond = before.position.is_some_and(|position| position.lsn > fork)
-            || before.partial.as_ref().is_some_and(|partial| partial.final_lsn >= fork);
+            || before.partial.as_ref().is_some_and(|partial| partial.final_lsn >= fork)
+            || claim.torn.as_ref().and_then(|torn| torn.greatest_id).is_some_and(|id| id.commit_lsn >= fork);
         if beyond != (divergences.len() == 1) {
             self.violate(29, || {
                 format!(
@@ -187,6 +226,8 @@ impl Audit {
 
     /// 3, 7, 20: the data.
     fn published(&mut self, data: &[DataRecord], before: Option<&Stored>, end: Option<&ProgressRecord>) {
+        // Without an end to judge by, what is in it was torn or goes on from what was torn: only ids and terms are judged.
+        let judged = end.is_some();
         let latest = self.latest_term().0;
         let mut whole: BTreeMap<_, (u64, bool)> = BTreeMap::new();
         for record in data {
@@ -203,7 +244,7 @@ impl Audit {
             entry.1 |= record.in_chunks;
         }
         let begun = before.and_then(|stored| stored.record.partial.as_ref()).map(|partial| partial.final_lsn);
-        for (key, (count, in_chunks)) in whole {
+        for (key, (count, in_chunks)) in whole.into_iter().filter(|_| judged) {
             // Where two branches had the same number, the id does not say whose transaction it is.
             let Some([txn]) = self.ledger.get(&key).map(|txns| txns.as_slice()) else { continue };
             let txn = txn.clone();

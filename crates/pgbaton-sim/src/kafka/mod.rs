@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use pgbaton_core::{EventId, ProgressRecord, RecordType, hash_of};
+use pgbaton_core::{EventId, Known, ProgressRecord, RecordType, hash_of};
 
 use crate::bus::Bus;
 use crate::message::{Caller, Event, KafkaRequest, ReadBack, Reply, Service};
@@ -106,6 +106,8 @@ pub(crate) struct Kafka {
     pub partitions: Vec<Partition>,
     /// Whether each transaction was committed, once that is decided.
     outcomes: Vec<Option<bool>>,
+    /// Committed, and not shown to the checkers yet.
+    audit_due: BTreeSet<u32>,
     down: Option<u32>,
     outages: u32,
     /// Readers of the progress topic are served by a leader that was deposed: it ends here.
@@ -120,6 +122,7 @@ impl Kafka {
             producers: BTreeMap::new(),
             partitions: (0..DATA + data_partitions).map(|_| Partition::default()).collect(),
             outcomes: Vec::new(),
+            audit_due: BTreeSet::new(),
             down: None,
             outages: 0,
             stale_end: None,
@@ -175,6 +178,12 @@ impl Kafka {
                 producer.marks_due -= 1;
                 if producer.marks_due == 0 {
                     producer.state = State::Ended { commit };
+                    if self.audit_due.remove(&txn) {
+                        let partitions = producer.partitions.clone();
+                        let records: Vec<(PartitionId, &[Entry])> =
+                            partitions.iter().map(|id| (*id, self.partitions[*id].entries.as_slice())).collect();
+                        bus.audit.committed(txn, &records, bus.now);
+                    }
                 }
             }
             Tick::TimedOut { id, txn } => {
@@ -216,6 +225,7 @@ impl Kafka {
                 Ok(Reply::Readable { last_stable: self.stale_end.map_or(end, |stale| stale.min(end)) })
             }
             KafkaRequest::Read { below } => Ok(Reply::Read(Box::new(self.read(below)))),
+            KafkaRequest::ReadData(known) => Ok(Reply::DataRead(self.beyond(&known))),
             KafkaRequest::Probe => Ok(Reply::Done),
         };
         let work = bus.between(Duration::from_micros(300), ms(3));
@@ -316,8 +326,26 @@ impl Kafka {
             let partitions = producer.partitions.clone();
             let records: Vec<(PartitionId, &[Entry])> =
                 partitions.iter().map(|partition| (*partition, self.partitions[*partition].of(txn))).collect();
-            bus.audit.committed(txn, &records, bus.now);
+            // What is on its way while the marks are written still gets in: then it is too early to judge.
+            if bus.audit.is_whole(txn, &records) {
+                bus.audit.committed(txn, &records, bus.now);
+            } else {
+                self.audit_due.insert(txn);
+            }
         }
+    }
+
+    /// From the end of every data partition back to the first record that progress knows of.
+    fn beyond(&self, known: &Known) -> Vec<(u32, EventId)> {
+        let committed = |partition: &Partition| {
+            let readable = partition.entries[..partition.last_stable()].iter().rev();
+            let records = readable.filter(|entry| self.is_committed(entry.txn)).filter_map(|entry| match &entry.body {
+                Body::Record(Payload::Data(record)) => Some((record.key, record.id)),
+                _ => None,
+            });
+            records.take_while(|(_, id)| known.is_beyond(id)).collect::<Vec<_>>()
+        };
+        self.data().flat_map(committed).collect()
     }
 
     /// What read_committed shows of the progress topic below an offset.

@@ -191,6 +191,7 @@ impl Postgres {
             write_position: server.end(),
             slot: server.slot_facts(),
             reader_name: reader.and_then(|reader| self.reader_name(reader)),
+            reader_waits: reader.and_then(|reader| self.walsenders.get(&reader)).is_some_and(Walsender::waits),
             publication_oid: Some(PUBLICATION),
         });
         Reply::Looked { over: (node, server.boot), observation }
@@ -415,12 +416,14 @@ impl Postgres {
             return;
         }
         let (old, switch) = (self.nodes[node].timeline, self.nodes[node].end());
+        // A number below one that was published from is refused as a step backwards, and that is right.
         // Two that leave at one LSN and take one number cannot be told apart by any history; only the stream shows it, and
         // then a quarantine is right.
         let mut branch = self.nodes[node].left.clone();
         branch.push((old, switch));
         let taken = bus.audit.is_branch(&History::new(branch, Timeline(old.0 + 1)));
-        let next = if colliding && !taken { old.0 + 1 } else { self.last_timeline.max(old.0) + 1 };
+        let older = old.0 + 1 < self.last_timeline;
+        let next = if colliding && !taken && !older { old.0 + 1 } else { self.last_timeline.max(old.0) + 1 };
         self.last_timeline = self.last_timeline.max(next);
         let server = &mut self.nodes[node];
         server.left.push((old, switch));

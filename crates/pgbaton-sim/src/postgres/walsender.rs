@@ -44,6 +44,13 @@ impl Walsender {
     }
 }
 
+impl Walsender {
+    /// For WAL, or for its client.
+    pub fn waits(&self) -> bool {
+        self.streaming.as_ref().is_some_and(|streaming| !streaming.pumping)
+    }
+}
+
 impl Postgres {
     pub(super) fn start(&mut self, bus: &mut Bus, connection: ConnectionId, name: &ReaderName, at: Lsn) -> Reply {
         let Some(walsender) = self.walsenders.get_mut(&connection) else {
@@ -195,9 +202,10 @@ impl Postgres {
             return;
         };
         let node = walsender.node;
+        let sent = walsender.streaming.as_ref().map(|streaming| streaming.sent);
         match message {
             FromClient::Closed => self.close(bus, connection, false),
-            FromClient::Status { write, flush } => {
+            FromClient::Status { write, flush, asks } => {
                 if let Some(streaming) = &mut walsender.streaming {
                     streaming.heard = bus.now;
                     streaming.asked = false;
@@ -205,6 +213,9 @@ impl Postgres {
                     if let Some(slot) = self.nodes[node].slot.as_mut().filter(|_| flush > Lsn::INVALID) {
                         slot.confirmed = slot.confirmed.max(flush);
                     }
+                }
+                if let Some(wal_end) = sent.filter(|_| asks) {
+                    bus.send_frames(connection, vec![Frame::KeepAlive { wal_end, asked: false }]);
                 }
                 self.leave_if_sent(bus, connection);
             }

@@ -5,7 +5,7 @@ use pgbaton_core::{Effect, Input, Lsn, Observation, SlotFacts};
 use super::session::SessionCall;
 use super::{ETCD_LIMIT, Process};
 use crate::bus::Bus;
-use crate::message::{EtcdRequest, PostgresRequest, Request};
+use crate::message::{EtcdRequest, KafkaRequest, PostgresRequest, Request};
 use crate::mutant::Mutant;
 use crate::postgres::{DATABASE, PUBLICATION};
 use crate::time::seconds;
@@ -37,6 +37,10 @@ impl Process {
                 bus.call(self.caller(), Request::Postgres(request));
             }
             Effect::Fence => self.fence(bus),
+            Effect::ReadBack(known) => {
+                let request = Request::Kafka(KafkaRequest::ReadData(known));
+                self.session_call(bus, request, seconds(10), SessionCall::ReadBack);
+            }
             Effect::Claim(plan) => self.claim(bus, plan),
             Effect::Start { name, at } => {
                 let Some(connection) = self.session.connection else { return };
@@ -83,6 +87,7 @@ impl Process {
                 ..SlotFacts::default()
             }),
             reader_name: None,
+            reader_waits: false,
             publication_oid: Some(PUBLICATION),
         })
     }

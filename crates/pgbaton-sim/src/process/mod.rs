@@ -175,7 +175,9 @@ impl Process {
     }
 
     pub fn thaw(&mut self, bus: &mut Bus) {
-        let Life::Frozen { since, suspended, waiting } = std::mem::replace(&mut self.life, Life::Up) else { return };
+        let Life::Frozen { since, suspended, waiting } = &mut self.life else { return };
+        let (since, suspended, waiting) = (*since, *suspended, std::mem::take(waiting));
+        self.life = Life::Up;
         bus.tell(&self.name(), || "goes on".to_owned());
         if suspended {
             self.clock.slept(since, bus.now);
@@ -291,6 +293,9 @@ impl Process {
             let Some(input) = next.take() else { break };
             self.handle(bus, input);
             next = self.turn(bus).err().map(Input::Broken);
+        }
+        if let Some(since) = self.silent_since(bus) {
+            self.handle(bus, Input::StreamSilent { since });
         }
         self.after_turn(bus);
     }

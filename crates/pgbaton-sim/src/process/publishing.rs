@@ -6,14 +6,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Cutting, Failure, FailureKind, Gap, History, Journal, Lsn, Moment, SessionEnd, Status, Stream,
+    ClaimPlan, Cutting, Failure, FailureKind, Gap, History, Journal, Lsn, Moment, Remains, SessionEnd, Status, Stream,
     StreamBreak, Timeline,
 };
 
 use super::Process;
+use super::session::TOPIC;
 use super::sink::Sink;
 use crate::bus::Bus;
-use crate::kafka::{DATA, DataRecord, PROGRESS, Payload};
+use crate::kafka::{DATA, DataRecord, Payload};
 use crate::message::{Frame, FromClient};
 use crate::mutant::Mutant;
 use crate::postgres::Txn;
@@ -21,6 +22,10 @@ use crate::time::{ms, seconds};
 
 /// Status updates go out this often, unasked.
 const STATUS_PERIOD: Duration = seconds(1);
+/// After this much silence they ask for an answer.
+const ASK_AFTER: Duration = seconds(2);
+/// Silence is told from here on.
+const SILENT_AFTER: Duration = seconds(5);
 /// The sink has moved nothing for this long: the stream is closed on purpose.
 const STALLED_AFTER: Duration = seconds(5);
 /// Frames that are worked on before the loop looks at anything else.
@@ -58,6 +63,10 @@ pub(super) struct Publishing {
     moved: Option<Moment>,
     /// What the last close says: for the mutant that believes it before it is committed.
     closing: Lsn,
+    /// Published by a torn transaction, and not published once more.
+    remains: Option<Remains>,
+    /// When something came from PostgreSQL last.
+    heard: Moment,
 }
 
 impl Publishing {
@@ -73,6 +82,8 @@ impl Publishing {
             status_due: now + STATUS_PERIOD,
             moved: None,
             closing: Lsn::INVALID,
+            remains: plan.remains.clone(),
+            heard: now,
         }
     }
 
@@ -120,8 +131,7 @@ impl Publishing {
         let reached = self.stream.close();
         self.closing = reached.watermark.lsn;
         let close = self.journal.close(&reached);
-        self.sink.write(PROGRESS, Payload::progress(close));
-        self.sink.commit(now);
+        self.sink.commit(Payload::progress(close), now);
         self.moved = Some(now);
     }
 
@@ -150,7 +160,12 @@ impl Publishing {
         unbracketed: bool,
     ) -> Result<(), SessionEnd> {
         match message {
-            Message::Begin(txn) => self.stream.begin(txn.xid, txn.final_lsn, txn.committed_at.clone()).map_err(broken),
+            Message::Begin(txn) => {
+                if self.remains.as_ref().is_some_and(|remains| remains.end_before(txn.final_lsn)) {
+                    self.remains = None;
+                }
+                self.stream.begin(txn.xid, txn.final_lsn, txn.committed_at.clone()).map_err(broken)
+            }
             Message::Commit(end) => self.stream.commit(*end).map_err(broken),
             Message::Change(txn, change) => {
                 let Some(publish) = self.stream.change(&txn.message(*change)).map_err(broken)? else { return Ok(()) };
@@ -165,7 +180,10 @@ impl Publishing {
                     value: row.value,
                     in_chunks: publish.chunk.is_some(),
                 };
-                self.sink.write(DATA + row.key as usize % partitions, Payload::Data(record));
+                let key = row.key.to_le_bytes();
+                if !self.remains.as_ref().is_some_and(|remains| remains.hold(TOPIC, Some(&key), &publish.id)) {
+                    self.sink.write(DATA + row.key as usize % partitions, Payload::Data(record));
+                }
                 self.moved.get_or_insert(now);
                 self.stream.written(now);
                 Ok(())
@@ -225,10 +243,17 @@ impl Process {
         let Some(publishing) = &mut self.session.publishing else { return };
         publishing.status_due = now + STATUS_PERIOD;
         let status = publishing.stream.status();
-        self.answer(bus, status);
+        let asks = now.since(publishing.heard) >= ASK_AFTER;
+        self.answer(bus, status, asks);
     }
 
-    fn answer(&mut self, bus: &mut Bus, status: Status) {
+    /// When something came from the stream last, if that is some time ago.
+    pub(super) fn silent_since(&self, bus: &Bus) -> Option<Moment> {
+        let heard = self.session.publishing.as_ref()?.heard;
+        (self.now(bus).since(heard) >= SILENT_AFTER).then_some(heard)
+    }
+
+    fn answer(&mut self, bus: &mut Bus, status: Status, asks: bool) {
         let (Some(connection), Some(publishing)) = (self.session.connection, &self.session.publishing) else { return };
         let mut flush = status.flush;
         if publishing.accepting && bus.is(Mutant::AckBeforeCommit) {
@@ -238,11 +263,13 @@ impl Process {
             flush = flush.max(publishing.closing);
         }
         bus.audit.acknowledges(connection, flush, bus.now);
-        bus.send_to_server(connection, FromClient::Status { write: status.write, flush });
+        bus.send_to_server(connection, FromClient::Status { write: status.write, flush, asks });
     }
 
     pub(super) fn frame(&mut self, bus: &mut Bus, frame: Frame) -> Result<(), SessionEnd> {
+        let now = self.now(bus);
         let Some(publishing) = &mut self.session.publishing else { return Ok(()) };
+        publishing.heard = now;
         match frame {
             Frame::Begin(txn, at) => {
                 publishing.stream.received(at);
@@ -257,7 +284,7 @@ impl Process {
             Frame::KeepAlive { wal_end, asked } => {
                 let nothing_unread = publishing.backlog.is_empty();
                 if let Some(status) = publishing.stream.keepalive(wal_end, asked, nothing_unread).map_err(broken)? {
-                    self.answer(bus, status);
+                    self.answer(bus, status, false);
                 }
             }
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Input, Inspection, Journal, Lsn, Marks, Moment,
-    ProgressRecord, RecordType, Recorded, SessionEnd, SessionFacts, Tenure, first_open, hash_of,
+    ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Found, Input, Inspection, Journal, Lsn, Marks, Moment,
+    ProgressRecord, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, first_open, hash_of,
 };
 
 use super::publishing::Publishing;
@@ -29,10 +29,14 @@ pub(super) enum SessionCall {
     Readable,
     Read,
     Witness,
+    ReadBack,
     Start,
     Produce(usize),
     EndTxn,
 }
+
+/// The table's topic.
+pub(super) const TOPIC: &str = "orders.public.items";
 
 /// A fence under way.
 struct Fencing {
@@ -92,6 +96,7 @@ pub(super) fn describe(end: &SessionEnd) -> String {
         SessionEnd::Sink { code, detail } => format!("{code}: {detail}"),
         SessionEnd::ProducerSpent(detail) | SessionEnd::Stalled(detail) => detail.clone(),
         SessionEnd::TopicAdded(topic) => format!("topic {topic} came up"),
+        SessionEnd::KeyUnknown { .. } => "a table's key is not known".to_owned(),
         SessionEnd::OpenTooLong => "an atomic transaction was open for too long".to_owned(),
         SessionEnd::Contradiction(gap) => format!("{}: {}", gap.code, gap.text),
     }
@@ -251,6 +256,22 @@ impl Process {
                 Some(Reply::Checkpoint(there)) => self.fenced(bus, there),
                 _ => self.fence_failed(sink(Code::EtcdUnreachable, "whether there was progress could not be asked")),
             },
+            (SessionCall::ReadBack, Some(Reply::DataRead(found))) => {
+                let topic: std::sync::Arc<str> = TOPIC.into();
+                let found = found.into_iter().map(|(key, id)| {
+                    let key = Some(key.to_le_bytes().as_slice().into());
+                    Found { topic: topic.clone(), key, id }
+                });
+                let remains = Remains::new(found.collect());
+                bus.tell(&self.name(), || {
+                    format!("reads back {} records that a torn transaction has left", remains.mark("", 0).count)
+                });
+                Some(Input::ReadBack(remains))
+            }
+            (SessionCall::ReadBack, _) => {
+                self.session.sink_failed = true;
+                Some(Input::Broken(sink(Code::KafkaUnreachable, "the data topics could not be read back")))
+            }
             (SessionCall::Start, Some(Reply::Started)) => Some(self.started(bus)),
             (SessionCall::Start, Some(Reply::Refused(failure))) => Some(Input::NotStarted(failure)),
             (SessionCall::Start, _) => Some(Input::Broken(lost("START_REPLICATION was not answered"))),
@@ -311,6 +332,7 @@ impl Process {
             position: read.position.map(|position| self.recorded(bus, position)),
             last_open: if bus.is(Mutant::NoBracket) { None } else { read.last_open },
             witness,
+            remains: None,
             kafka_cluster: Some("k".to_owned()),
         };
         Some(Input::SinkFenced(Box::new(read)))
@@ -343,10 +365,12 @@ impl Process {
         for marker in records.markers {
             sink.write(MARKERS, Payload::progress(marker));
         }
-        for record in records.progress {
+        let mut progress = records.progress;
+        let Some(last) = progress.pop() else { return };
+        for record in progress {
             sink.write(PROGRESS, Payload::progress(record));
         }
-        sink.commit(self.clock.boottime(bus.now));
+        sink.commit(Payload::progress(last), self.clock.boottime(bus.now));
         self.flush_sink(bus);
     }
 

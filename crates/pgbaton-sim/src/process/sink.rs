@@ -9,7 +9,7 @@ use super::Process;
 use super::session::SessionCall;
 use crate::bus::Bus;
 use crate::kafka::{PROGRESS, PartitionId, Payload, Refusal};
-use crate::message::{KafkaRequest, Reply, Request, SessionTimer};
+use crate::message::{Event, KafkaRequest, Reply, Request, SessionTimer};
 use crate::mutant::Mutant;
 use crate::time::{ms, seconds};
 
@@ -39,6 +39,10 @@ pub(super) struct Sink {
     epoch: u32,
     phase: Phase,
     lanes: BTreeMap<PartitionId, Lane>,
+    /// `open` is acknowledged: only then does anything else follow it.
+    opened: bool,
+    /// The record that ends the transaction: written when everything else is acknowledged.
+    last: Option<Payload>,
     /// Handed over and not acknowledged.
     pending: usize,
     ended_once: bool,
@@ -54,6 +58,8 @@ impl Sink {
             epoch,
             phase: Phase::Idle,
             lanes: BTreeMap::new(),
+            opened: false,
+            last: None,
             pending: 0,
             ended_once: false,
             tainted: false,
@@ -85,6 +91,7 @@ impl Sink {
     pub fn renew(&mut self) {
         self.phase = Phase::Idle;
         (self.tainted, self.pending) = (false, 0);
+        self.last = None;
         for lane in self.lanes.values_mut() {
             lane.waiting.clear();
             lane.sequence += u64::from(lane.under_way.take().is_some());
@@ -93,6 +100,7 @@ impl Sink {
 
     pub fn begin(&mut self, open: ProgressRecord, without_open: bool) {
         self.phase = Phase::Open;
+        self.opened = without_open;
         for lane in self.lanes.values_mut() {
             lane.added = false;
         }
@@ -106,8 +114,9 @@ impl Sink {
         self.lanes.entry(partition).or_default().waiting.push(payload);
     }
 
-    pub fn commit(&mut self, now: Moment) {
+    pub fn commit(&mut self, last: Payload, now: Moment) {
         self.phase = Phase::Committing { sent: false };
+        self.last = Some(last);
         self.asked_at = now;
     }
 }
@@ -124,8 +133,14 @@ impl Process {
     pub(super) fn flush_sink(&mut self, bus: &mut Bus) {
         let Some(sink) = self.sink_mut() else { return };
         let (id, instance, epoch) = sink.names();
+        if sink.pending == 0
+            && let Some(last) = sink.last.take()
+        {
+            sink.write(PROGRESS, last);
+        }
         let mut requests = Vec::new();
-        for (partition, lane) in &mut sink.lanes {
+        let opened = sink.opened;
+        for (partition, lane) in sink.lanes.iter_mut().filter(|(partition, _)| opened || **partition == PROGRESS) {
             if lane.under_way.is_none() && !lane.waiting.is_empty() {
                 let records: Rc<[Payload]> = std::mem::take(&mut lane.waiting).into();
                 lane.under_way = Some(records.clone());
@@ -160,6 +175,11 @@ impl Process {
         let (id, instance, epoch) = sink.names();
         sink.ended_once = true;
         let request = KafkaRequest::EndTxn { id, instance, epoch, commit: true };
+        if bus.chance(bus.unseen_ends) {
+            let delay = bus.between(ms(1), ms(1500));
+            bus.tell(&self.name(), || format!("a second copy of its commit is under way for {delay:?}, unseen"));
+            bus.after(delay, Event::Request { from: self.caller(), call: 0, body: Request::Kafka(request.clone()) });
+        }
         // Two ends were sent, and the library's statistics tell.
         if self.send_end_of_transaction(bus, request, Some(SessionCall::EndTxn))
             && !reuse
@@ -193,6 +213,7 @@ impl Process {
                 let records = lane.under_way.take()?;
                 lane.added = true;
                 lane.sequence += 1;
+                sink.opened |= partition == PROGRESS;
                 sink.pending -= records.len();
                 let now = self.now(bus);
                 if let Some(publishing) = &mut self.session.publishing {
