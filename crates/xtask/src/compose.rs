@@ -24,7 +24,7 @@ const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 /// Not the file's own project: whoever runs that one keeps it.
 const PROJECT: &str = "pgbaton-test";
 /// One that was left behind by a fork is rewound first; PostgreSQL looks for slots to copy every 30 s at most.
-const WHOLE: Duration = Duration::from_secs(180);
+const WHOLE: Duration = Duration::from_secs(300);
 
 /// How the slot survives a fail-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +107,15 @@ impl Compose {
         format!("docker compose -p {PROJECT} {}", self.files().join(" "))
     }
 
-    /// SIGKILL to a container. It is not restarted by itself.
+    /// SIGKILL to a container; returns when it is dead. It is not restarted by itself.
     pub fn kill(&self, name: &str) -> Result<()> {
-        self.run(&["kill", name]).map(drop)
+        // On a busy machine the engine stops waiting before the end that it has brought about.
+        let killed = self.run(&["kill", name]);
+        let dead = until(&format!("{name} to be dead"), Duration::from_secs(60), || {
+            let running = self.run(&["ps", "--services", "--status", "running"])?;
+            Ok((!running.lines().any(|service| service == name)).then_some(()))
+        });
+        dead.or_else(|error| killed.map(drop).and(Err(error)))
     }
 
     /// Starts a killed container again, with its volume.
