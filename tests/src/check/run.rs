@@ -61,8 +61,10 @@ async fn collect(target: &Target, mut reader: Reader, settle: Duration) -> Resul
         let (back, met) = drained(reader, limit).await;
         reader = back;
         let met = met?;
-        if reader.ledger_ids().len() > told {
-            told = reader.ledger_ids().len();
+        // Of any topic: what is read last may be long.
+        let read = reader.history().events.len();
+        if read > told {
+            told = read;
             deadline = Instant::now() + settle;
         }
         let settled = met && ledger_ids(&target.app).await?.is_subset(reader.ledger_ids());
