@@ -158,7 +158,7 @@ impl KafkaTarget {
             .set("message.max.bytes", message_max_bytes.to_string())
             .set("batch.size", message_max_bytes.min(LARGEST_BATCH).to_string())
             // A transaction waits for it three times: before `open`, before the data's end, before `close`.
-            .set("linger.ms", "1")
+            .set("linger.ms", "2")
             .set("compression.type", "lz4")
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "65536");
