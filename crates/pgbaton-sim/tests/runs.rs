@@ -46,3 +46,13 @@ fn a_guard_that_is_missing_shows() {
         assert!(!tally.found.is_empty(), "{mutant} was not caught");
     }
 }
+
+/// It takes slow answers of etcd and then none at all, under `strict`: rare among schedules.
+#[test]
+fn a_deadline_that_is_counted_from_the_reply_shows() {
+    let script = "seed 2\nworkers 2\npolicy strict\npause 0.060s\nat 4.000s slow holder etcd 0.900s 60.000s\n\
+                  at 9.200s cut holder etcd both 14.000s\nheal 25.000s\n";
+    assert_eq!(tell(script, None).unwrap().violation, None);
+    let told = tell(script, Some("deadline_counted_from_the_reply")).unwrap();
+    assert_eq!(told.violation.map(|(invariant, _)| invariant), Some(24));
+}
