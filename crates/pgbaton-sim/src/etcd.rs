@@ -203,10 +203,13 @@ impl Etcd {
                 Reply::Statuses(self.store.statuses.values().cloned().collect())
             }
             EtcdRequest::KeepAlive { lease } => Reply::KeptAlive { ttl: self.renew(bus, lease).unwrap_or_default() },
-            EtcdRequest::Release { revision, successor } => {
+            EtcdRequest::Release { revision, lease, successor } => {
                 let by_creation = bus.is(Mutant::GuardByCreateRevision);
-                let guard = |holder: &HolderKey| if by_creation { holder.created } else { holder.modified };
-                if let Some(holder) = self.store.holder.take_if(|holder| guard(holder) == revision) {
+                let is_its = |holder: &HolderKey| match by_creation {
+                    true => holder.created == revision,
+                    false => (holder.modified, holder.lease) == (revision, lease),
+                };
+                if let Some(holder) = self.store.holder.take_if(|holder| is_its(holder)) {
                     self.store.revision += 1;
                     bus.tell("etcd", || format!("holder key of {} deleted", holder.value.name));
                     bus.audit.holder_deleted(from, holder.value.worker, bus.now);

@@ -142,6 +142,7 @@ pub(crate) enum EtcdRequest {
     },
     Release {
         revision: i64,
+        lease: i64,
         successor: Option<Option<String>>,
     },
     Revoke {

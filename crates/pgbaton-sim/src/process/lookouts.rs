@@ -294,7 +294,7 @@ impl Process {
             return None;
         }
         match reply {
-            Some(Reply::View(view)) if view.holder.as_ref().is_some_and(|held| held.revision == tenure.revision) => {
+            Some(Reply::View(view)) if view.holder.as_ref().is_some_and(|held| held.is_of(&tenure)) => {
                 self.timer(bus, KEEPALIVE, Timer::KeepAlive(self.keepalives));
                 bus.audit.kept_alive(self.id, asked_at, ttl);
                 let asked_at = if bus.is(Mutant::DeadlineFromReply) { self.now(bus) } else { asked_at };
@@ -313,7 +313,7 @@ impl Process {
 
     pub(super) fn release(&mut self, bus: &mut Bus, tenure: Tenure, successor: Option<Option<String>>) {
         self.keepalive = None;
-        let request = EtcdRequest::Release { revision: tenure.revision, successor };
+        let request = EtcdRequest::Release { revision: tenure.revision, lease: tenure.lease_id, successor };
         let until = self.now(bus) + seconds(4);
         let purpose = Purpose::Release { lease: tenure.lease_id, until };
         self.call(bus, Request::Etcd(request), ETCD_LIMIT, purpose);

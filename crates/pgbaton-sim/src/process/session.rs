@@ -206,7 +206,7 @@ impl Process {
             (SessionCall::Inspect, Some(Reply::Refused(failure))) => Some(Input::Broken(SessionEnd::Stream(failure))),
             (SessionCall::Inspect, _) => Some(Input::Broken(lost("connecting took more than 10 s"))),
             (SessionCall::ReadHolder(tenure), reply) => Some(Input::HolderRead(match reply {
-                Some(Reply::View(view)) => Some(view.holder.is_some_and(|held| held.revision == tenure.revision)),
+                Some(Reply::View(view)) => Some(view.holder.is_some_and(|held| held.is_of(&tenure))),
                 _ => None,
             })),
             (SessionCall::Init, Some(Reply::Initialised { epoch })) => {

@@ -1,14 +1,14 @@
 //! `pgbaton position`: what the pipeline's progress says and what follows from it; and where to begin, when a person has to
 //! say so. `init` is a claim like a worker's: it fences, reads, and writes a genesis in the claim's transaction.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use pgbaton_core::{
     Gap, Inspection, Journal, LeaseMark, Marks, ProgressRecord, PublicationMark, Recorded, SessionFacts, Term, Verdict,
     first_open, judge, judge_first_start,
 };
-use pgbaton_sinks::kafka::{Fenced, KafkaSession, read_progress};
+use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaTarget, read_progress};
 use serde_json::{Value, json};
 
 use super::pipeline::{Meant, Refusal, Which, nobody_holds};
@@ -19,6 +19,7 @@ use crate::servers;
 
 /// The coordinator's part of the commit.
 const COMMIT_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -206,6 +207,7 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
         return Err(Refusal::failed(error));
     }
     sink.claim(&records.progress, &records.markers, COMMIT_LIMIT).await.map_err(Refusal::failed)?;
+    until_readable(&target, term).await?;
     let at = resume.position;
     say(format_args!("term {term} begins behind timeline {}, {}; start the workers", at.timeline, at.lsn));
     if let Some(old) = before.and_then(|record| record.position) {
@@ -215,6 +217,21 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// A commit is decided before its records can be read: who is told that it is done shall see it.
+async fn until_readable(target: &KafkaTarget, term: Term) -> Result<(), Refusal> {
+    let deadline = Instant::now() + COMMIT_LIMIT;
+    loop {
+        let read = read_progress(target).await.map_err(Refusal::failed)?.unwrap_or_default();
+        if read.position.is_some_and(|stored| stored.record.term >= Some(term)) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Refusal::failed("the claim is committed, and cannot be read yet: look with position show"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// No lease stands behind this claim; etcd's own revision orders it before every later holder.

@@ -11,3 +11,6 @@ pub use follow::{Followed, follow};
 pub use keepalive::keep_alive;
 pub use peers::{Peers, WorkerValue, exchange};
 pub use watch::watch_holder;
+
+#[cfg(test)]
+mod tests;

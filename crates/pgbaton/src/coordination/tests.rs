@@ -1,0 +1,169 @@
+//! The adapter on a real etcd: what it tells when the lease, the key or the history behind a watch is taken away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Client, CompactionOptions, PutOptions};
+use pgbaton_core::{HolderView, Input, Moment, Tenure};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use xtask::single;
+
+use super::{Etcd, HolderValue, keep_alive, watch_holder};
+use crate::config::{Backend, CoordinationConfig, OnLoss};
+
+const TTL: Duration = Duration::from_secs(10);
+/// Nothing here depends on speed: what did not come by then does not come.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// One etcd member, the adapter under test, and a client for what others do.
+struct World {
+    server: single::Etcd,
+    etcd: Arc<Etcd>,
+    by_hand: Client,
+}
+
+/// What a task tells.
+struct Told {
+    inputs: UnboundedReceiver<Input>,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let server = single::Etcd::start().unwrap();
+        let config = CoordinationConfig {
+            backend: Backend::Etcd,
+            endpoints: vec![server.endpoint()],
+            ca_file: None,
+            certificate: None,
+            user: None,
+            prefix: "/pgbaton".to_owned(),
+            lease_ttl: TTL,
+            on_loss: OnLoss::Strict,
+        };
+        let etcd = Arc::new(Etcd::new(&config, "/pgbaton/orders".to_owned()).unwrap());
+        let by_hand = Client::connect([server.endpoint()], None).await.unwrap();
+        World { server, etcd, by_hand }
+    }
+
+    async fn take(&self) -> Tenure {
+        let lease = self.etcd.grant(TTL).await.unwrap();
+        let value = HolderValue {
+            worker: "worker-1".to_owned(),
+            nonce: "n".to_owned(),
+            url: "http://127.0.0.1:1".to_owned(),
+            delivery: "exactly-once".to_owned(),
+            tenures: 1,
+        };
+        let (revision, _) = self.etcd.take_holder(lease.id, &value, None).await.unwrap().expect("nobody has it");
+        Tenure::new(lease.id, revision, lease.ttl, Moment::default())
+    }
+
+    fn keep_alive(&self, tenure: Tenure) -> Told {
+        let (tell, inputs) = unbounded_channel();
+        let task = tokio::spawn(keep_alive(Arc::clone(&self.etcd), tenure, move |input| tell.send(input).is_ok()));
+        Told { inputs, task }
+    }
+
+    fn watch(&self) -> Told {
+        let (tell, inputs) = unbounded_channel();
+        let task = tokio::spawn(watch_holder(Arc::clone(&self.etcd), move |input| tell.send(input).is_ok()));
+        Told { inputs, task }
+    }
+}
+
+impl Told {
+    /// The first input that is as asked.
+    async fn until(&mut self, is_it: impl Fn(&Input) -> bool) -> Input {
+        let awaited = async {
+            loop {
+                let input = self.inputs.recv().await.expect("the task goes on");
+                if is_it(&input) {
+                    return input;
+                }
+            }
+        };
+        timeout(BOUND, awaited).await.expect("it is told in time")
+    }
+
+    async fn view_until(&mut self, is_it: impl Fn(&HolderView) -> bool) {
+        self.until(|input| matches!(input, Input::HolderSeen(view) if is_it(view))).await;
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn is_alive(input: &Input) -> bool {
+    matches!(input, Input::KeptAlive { .. })
+}
+
+fn is_lost(input: &Input) -> bool {
+    matches!(input, Input::LeaseLost(_))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_somebody_revokes_is_told_as_lost() {
+    let mut world = World::start().await;
+    let tenure = world.take().await;
+    let mut told = world.keep_alive(tenure);
+    told.until(is_alive).await;
+    world.by_hand.lease_revoke(tenure.lease_id).await.unwrap();
+    told.until(is_lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_overwritten_by_hand_ends_the_tenure_and_is_left_alone() {
+    let mut world = World::start().await;
+    let tenure = world.take().await;
+    let (mut kept, mut watched) = (world.keep_alive(tenure), world.watch());
+    kept.until(is_alive).await;
+    watched.view_until(|view| view.holder.is_some()).await;
+
+    // Under the same lease, which goes on living: only the key tells.
+    let options = PutOptions::new().with_lease(tenure.lease_id);
+    world.by_hand.put("/pgbaton/orders/holder", "mine now", Some(options)).await.unwrap();
+    let other = |view: &HolderView| view.holder.as_ref().is_some_and(|holder| holder.revision > tenure.revision);
+    watched.view_until(other).await;
+    kept.until(is_lost).await;
+
+    world.etcd.release_holder(&tenure, None).await.unwrap();
+    assert!(other(&world.etcd.view().await.unwrap()), "what somebody else wrote is not deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_behind_a_compaction() {
+    let mut world = World::start().await;
+    let mut watched = world.watch();
+    watched.view_until(|view| view.holder.is_none()).await;
+
+    world.server.server().freeze();
+    watched.until(|input| matches!(input, Input::CoordinationLost(_))).await;
+    world.server.server().thaw();
+    let tenure = world.take().await;
+    let physical = CompactionOptions::new().with_physical();
+    world.by_hand.compact(tenure.revision, Some(physical)).await.unwrap();
+    watched.view_until(|view| view.holder.as_ref().is_some_and(|holder| holder.revision == tenure.revision)).await;
+    world.etcd.release_holder(&tenure, None).await.unwrap();
+    watched.view_until(|view| view.holder.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_etcd_is_told_as_lost_and_a_lease_that_outlives_it_goes_on() {
+    let world = World::start().await;
+    let tenure = world.take().await;
+    let (mut kept, mut watched) = (world.keep_alive(tenure), world.watch());
+    kept.until(is_alive).await;
+    watched.view_until(|view| view.holder.is_some()).await;
+    world.server.server().freeze();
+    watched.until(|input| matches!(input, Input::CoordinationLost(_))).await;
+    world.server.server().thaw();
+    // etcd's own clock of the lease stood still, too: what is told is the truth of the key, whichever it is.
+    kept.until(|input| is_alive(input) || is_lost(input)).await;
+    watched.until(|input| matches!(input, Input::HolderSeen(_))).await;
+}
