@@ -6,8 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
+use pgbaton_sim::model::{Bounds, Model, explore};
 use pgbaton_sim::{mutants, script, shrink, sweep, tell};
 use serde_json::json;
+
+/// More than the larger model has.
+const MOST_STATES: usize = 20_000_000;
 
 /// Workers, etcd, PostgreSQL and Kafka in a world of virtual time in which things go wrong
 #[derive(Parser)]
@@ -25,6 +29,9 @@ struct Cli {
     /// Every mutant: is each caught?
     #[arg(long)]
     mutants: bool,
+    /// The exhaustive model at bounds that take minutes and gigabytes, instead of schedules
+    #[arg(long)]
+    model: bool,
     /// Tell the story of a script
     #[arg(long)]
     script: Option<PathBuf>,
@@ -46,6 +53,7 @@ fn main() -> Result<ExitCode> {
     let (ok, mut report) = match &cli {
         cli if one => return story(cli),
         cli if cli.mutants => all_mutants(cli),
+        cli if cli.model => whole_model(),
         cli => schedules(cli),
     };
     report["kind"] = json!("simulate");
@@ -93,6 +101,18 @@ fn schedules(cli: &Cli) -> (bool, serde_json::Value) {
         })
         .collect();
     (tally.found.is_empty(), json!({ "schedules": tally.schedules, "violations": violations }))
+}
+
+fn whole_model() -> (bool, serde_json::Value) {
+    let bounds = Bounds { lease_losses: 2, breaks: 2, time_outs: 1, acknowledges: true, ..Bounds::QUIET };
+    let model = Model::new(bounds, &[]);
+    let explored = explore(&model, MOST_STATES);
+    let story = explored.counter_example.map(|found| model.story(&found));
+    println!("{} states{}", explored.states, if story.is_none() { ", every law holds" } else { "" });
+    if let Some(story) = &story {
+        println!("{story}");
+    }
+    (story.is_none(), json!({ "states": explored.states, "story": story }))
 }
 
 fn all_mutants(cli: &Cli) -> (bool, serde_json::Value) {

@@ -79,13 +79,6 @@ fn a_bracket_that_is_only_sent_is_enough_where_every_doubled_end_is_noticed() {
 }
 
 #[test]
-#[ignore = "takes minutes and gigabytes"]
-fn the_same_holds_at_larger_bounds() {
-    let bounds = Bounds { lease_losses: 2, breaks: 2, time_outs: 1, acknowledges: true, ..Bounds::QUIET };
-    holds_without(&[], bounds, 20_000_000);
-}
-
-#[test]
 fn a_torn_transaction_is_neither_lost_nor_doubled() {
     holds(Bounds { lease_losses: 1, compactions: 1, ..UNNOTICED });
     holds(Bounds { doubled_ends: 2, compactions: 1, log: LONGER, ..UNNOTICED });

@@ -35,7 +35,7 @@ pub use history::KafkaAudit;
 pub use outcome::{CommitReport, SessionError};
 pub use progress::{ProgressRead, StoredRecord};
 pub use session::{Fenced, KafkaSession};
-pub use standby::{KafkaProbe, KafkaStandby};
+pub use standby::KafkaStandby;
 pub use taint::Taint;
 pub use target::KafkaTarget;
 pub use topics::{TopicError, TopicInvalid};

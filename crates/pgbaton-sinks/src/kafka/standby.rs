@@ -27,9 +27,6 @@ pub struct KafkaStandby {
     checking: tokio::sync::Mutex<()>,
 }
 
-/// A standby of which only the answers are wanted.
-pub type KafkaProbe = KafkaStandby;
-
 /// Clients and the thread of their calls.
 struct Kept {
     calls: Option<Calls>,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgbaton_sinks::kafka::{KafkaFault, KafkaProbe, SessionError, SinkEvent};
+use pgbaton_sinks::kafka::{KafkaFault, KafkaStandby, SessionError, SinkEvent};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
@@ -30,7 +30,7 @@ async fn a_frozen_broker_stalls_the_session_without_blocking_and_everything_is_w
     assert!(began.elapsed() < Duration::from_millis(100), "a call blocked");
     let silence = tokio::time::timeout(Duration::from_millis(1500), session.event()).await;
     assert!(silence.is_err(), "a frozen broker was heard: {silence:?}");
-    let probe = KafkaProbe::new(&target).unwrap();
+    let probe = KafkaStandby::new(&target).unwrap();
     let fault = probe.check(Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(fault, KafkaFault::Unreachable { .. }), "{fault}");
 

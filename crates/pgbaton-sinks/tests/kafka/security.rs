@@ -3,9 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use pgbaton_sinks::kafka::{
-    FenceError, Fenced, KafkaFault, KafkaProbe, KafkaSession, KafkaStandby, KafkaTarget, SessionError,
-};
+use pgbaton_sinks::kafka::{FenceError, Fenced, KafkaFault, KafkaSession, KafkaStandby, KafkaTarget, SessionError};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::broker::{Broker, free_ports};
@@ -131,7 +129,7 @@ async fn a_wrong_password_is_refused_credentials_and_is_not_repeated() {
     let fault = fence_fault(&target).await;
     assert!(matches!(fault, KafkaFault::AuthFailed { .. }), "{fault}");
     assert!(!format!("{fault} {fault:?}").contains("wr0ng-secret"));
-    let fault = KafkaProbe::new(&target).unwrap().check(Duration::from_secs(5)).await.unwrap_err();
+    let fault = KafkaStandby::new(&target).unwrap().check(Duration::from_secs(5)).await.unwrap_err();
     assert!(matches!(fault, KafkaFault::AuthFailed { .. }), "{fault}");
 }
 
@@ -146,6 +144,6 @@ async fn missing_rights_name_the_topic() {
 async fn tls_where_the_broker_speaks_none_says_so() {
     let (broker, _) = secured();
     let target = with(target(broker, "plain"), &[("security.protocol", "SSL")]);
-    let fault = KafkaProbe::new(&target).unwrap().check(Duration::from_secs(1)).await.unwrap_err();
+    let fault = KafkaStandby::new(&target).unwrap().check(Duration::from_secs(1)).await.unwrap_err();
     assert!(fault.to_string().contains("SSL handshake failed"), "{fault}");
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pgbaton_sinks::kafka::{FenceError, KafkaFault, KafkaProbe, KafkaSession, SessionError, TopicError, TopicInvalid};
+use pgbaton_sinks::kafka::{
+    FenceError, KafkaFault, KafkaSession, KafkaStandby, SessionError, TopicError, TopicInvalid,
+};
 use pgbaton_sinks::{markers_topic, progress_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -106,7 +108,7 @@ async fn a_transaction_timeout_above_the_brokers_is_a_setting_to_change() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_probe_answers_for_a_topic_that_is_not_there_and_does_not_make_it() {
     let broker = Broker::shared();
-    let probe = KafkaProbe::new(&target(broker, "probed")).unwrap();
+    let probe = KafkaStandby::new(&target(broker, "probed")).unwrap();
     probe.check(Duration::from_secs(5)).await.unwrap();
     probe.check(Duration::from_secs(5)).await.unwrap();
     // The broker makes topics that are merely asked for by a producer.
@@ -117,6 +119,6 @@ async fn a_probe_answers_for_a_topic_that_is_not_there_and_does_not_make_it() {
 async fn nobody_at_the_address_is_unreachable_within_the_limit() {
     let mut nowhere = target(Broker::shared(), "nowhere");
     nowhere.brokers = "127.0.0.1:1".to_owned();
-    let fault = KafkaProbe::new(&nowhere).unwrap().check(Duration::from_secs(1)).await.unwrap_err();
+    let fault = KafkaStandby::new(&nowhere).unwrap().check(Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(&fault, KafkaFault::Unreachable { reason } if reason.contains("refused")), "{fault}");
 }
