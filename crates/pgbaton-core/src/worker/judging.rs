@@ -62,6 +62,11 @@ impl Worker {
 fn look(quarantined: &Quarantined, observation: &Observation, database: &str) -> Look {
     let gap = &quarantined.gap;
     match gap.code {
+        // The slot is sound and its WAL is gone: only another slot makes a difference.
+        Code::WalRemoved => match SlotState::of(observation.slot.as_ref(), database) {
+            SlotState::Usable { confirmed_flush_lsn } if confirmed_flush_lsn <= gap.from_lsn => Look::Same,
+            _ => slot_again(quarantined, observation, database),
+        },
         Code::SlotMissing | Code::SlotAhead | Code::SlotLost | Code::SlotInvalidated | Code::SlotWrongKind => {
             slot_again(quarantined, observation, database)
         }
@@ -69,6 +74,15 @@ fn look(quarantined: &Quarantined, observation: &Observation, database: &str) ->
             let wanted = quarantined.recorded.as_ref().and_then(|recorded| recorded.publication.as_ref());
             match (wanted, observation.publication_oid) {
                 (_, None) => Look::Same,
+                (Some(mark), Some(oid)) if mark.oid != oid && gap.code == Code::PublicationMissing => Look::Now(Gap {
+                    code: Code::PublicationChanged,
+                    text: format!(
+                        "the publication has OID {oid}, progress was made under OID {}: it was dropped and created \
+                             again, and changes written between are not in the stream",
+                        mark.oid
+                    ),
+                    ..gap.clone()
+                }),
                 (Some(mark), Some(oid)) if mark.oid != oid => Look::Same,
                 _ => Look::Gone,
             }

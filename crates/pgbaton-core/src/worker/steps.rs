@@ -8,7 +8,7 @@ use super::tenure::{AfterSession, InTenure, Step, end, release};
 use super::{Effect, FRESH, Input, NAMED, Observation, Worker};
 use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState};
 
-/// Time for a walsender of ours to go: twice the wal_sender_timeout that we set.
+/// Time for a walsender of ours to go: more than three times the wal_sender_timeout that we set.
 const SLOT_FREE: Duration = Duration::from_secs(10);
 /// A stopping server is left after this, whatever is pending.
 const LEAVE_STOPPING: Duration = Duration::from_secs(2);

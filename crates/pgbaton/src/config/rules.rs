@@ -32,7 +32,7 @@ pub(super) fn duration(range: std::ops::RangeInclusive<Duration>) -> impl FnOnce
 
 /// A time that etcd can count: leases are whole seconds there.
 pub(super) fn lease_ttl(text: &str) -> Checked<Duration> {
-    // Below 7 s PostgreSQL's wal_sender_timeout of 5 s could not cut a frozen worker before its lease ends.
+    // Below 7 s a keepalive that is late and the time to close everything do not fit into what the lease leaves.
     let ttl = duration(Duration::from_secs(7)..=Duration::from_secs(600))(text)?;
     if ttl.subsec_millis() == 0 { Ok(ttl) } else { Err(Wrong::allowed("whole seconds from 7s to 600s")) }
 }

@@ -28,7 +28,7 @@ pub type Answer = oneshot::Sender<Result<(), Refused>>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message} ({code})")]
 pub struct Refused {
-    /// For programs: `not_holder`, `no_successor`, `unknown_worker`, `not_available`, ...
+    /// For programs: `not_holder`, `unknown_worker`, `no_gap`, `not_acceptable`, ...
     pub code: &'static str,
     /// For people.
     pub message: String,

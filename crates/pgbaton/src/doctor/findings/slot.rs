@@ -124,6 +124,7 @@ fn gone(name: &str, how: &str) -> Finding {
         "slot_wal",
         format!("slot {name} {how}"),
         "changes are gone, and no setting brings them back",
-        "docs/codes.md, slot_lost: note the gap, then begin anew with a new slot and a new topic_prefix",
+        "drop the slot and make one of that name (under Patroni a declared slot is made again by itself); then \
+         pgbaton gap show and pgbaton gap accept; docs/codes.md, slot_lost",
     )
 }

@@ -295,9 +295,9 @@ const FIXTURES: &[(Harm, &str, Level, &str)] = &[
     (|f| slot(f).database = Some("other".into()), "slot_kind", Level::Error, "configure another slot"),
     (|f| slot(f).two_phase = true, "slot_kind", Level::Error, "configure another slot"),
     (|f| slot(f).temporary = true, "slot_kind", Level::Error, "configure another slot"),
-    (|f| slot(f).wal_status = Some("lost".into()), "slot_wal", Level::Error, "begin anew"),
-    (|f| slot(f).conflicting = Some(true), "slot_wal", Level::Error, "begin anew"),
-    (|f| slot(f).invalidation_reason = Some("idle_timeout".into()), "slot_wal", Level::Error, "begin anew"),
+    (|f| slot(f).wal_status = Some("lost".into()), "slot_wal", Level::Error, "pgbaton gap accept"),
+    (|f| slot(f).conflicting = Some(true), "slot_wal", Level::Error, "pgbaton gap accept"),
+    (|f| slot(f).invalidation_reason = Some("idle_timeout".into()), "slot_wal", Level::Error, "pgbaton gap accept"),
     (|f| slot(f).wal_status = Some("unreserved".into()), "slot_wal", Level::Error, "let a worker stream now"),
     (
         |f| pg(f).seen.reader.as_mut().unwrap().application_name = Some("pg_recvlogical".into()),
