@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
+
+use super::row::hex;
 
 use crate::database::Connection;
 use crate::http;
@@ -85,8 +88,16 @@ const QUERY: &str = "
                 else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end timeline,
            s.confirmed_flush_lsn::text confirmed, s.active_pid,
            coalesce((select json_agg(json_build_object('pid', pid, 'name', application_name, 'flush', flush_lsn::text))
-                     from pg_stat_replication where application_name like 'pgbaton/%/t=%'), '[]') readers
-    from (select) one left join pg_replication_slots s on slot_name = ";
+                     from pg_stat_replication where application_name like '{readers}/%/t=%'), '[]') readers
+    from (select) one left join pg_replication_slots s on slot_name = '{slot}'";
+
+/// The question, about the slot and the walsenders of one pipeline: others have theirs beside it.
+fn query(target: &Target) -> String {
+    let pipeline = Sha256::digest(format!("{}/{}", target.etcd_prefix, target.pipeline));
+    let readers = format!("pgbaton/{}", &hex(&pipeline)[..8]);
+    let asked = QUERY.replace("{readers}", &readers).replace("{slot}", &target.slot.replace('\'', "''"));
+    format!("select to_json(t)::text from ({asked}) t")
+}
 
 /// Samples in the background until it is dropped.
 pub struct Recorder {
@@ -102,14 +113,9 @@ impl Recorder {
         let Some(recording) = &target.recording else { return Ok(Recorder { stop, tasks }) };
         let file = OpenOptions::new().create(true).append(true).open(recording)?;
         for (node, dsn) in &target.servers {
-            let (slot, node, dsn) = (target.slot.replace('\'', "''"), node.clone(), dsn.clone());
+            let (node, dsn) = (node.clone(), dsn.clone());
             let out = Out { file: file.try_clone()?, node, last: None };
-            tasks.push(tokio::spawn(servers(
-                dsn,
-                format!("select to_json(t)::text from ({QUERY}'{slot}') t"),
-                out,
-                Arc::clone(&stop),
-            )));
+            tasks.push(tokio::spawn(servers(dsn, query(target), out, Arc::clone(&stop))));
         }
         for (node, url) in &target.workers {
             let out = Out { file: file.try_clone()?, node: node.clone(), last: None };
