@@ -235,6 +235,12 @@ impl Play {
     /// Waits for a row that was committed after `since`, and notes how long it took, how long none came, and who streams now. A
     /// fault changes the owner once at most, and does not make workers take the stream from each other again and again.
     async fn flows_again(&mut self, since: Instant, before: &Standing) -> Result<()> {
+        let terms = self.comes_back(since, before).await?.term - before.term;
+        self.ensure(terms <= MANY_TERMS, "the workers took the stream from each other again and again")
+    }
+
+    /// Waits and notes as [`Play::flows_again`] does, however many sessions it took. Returns who streams now.
+    async fn comes_back(&mut self, since: Instant, before: &Standing) -> Result<Standing> {
         let first = self.stage.watcher().first(since, 0, crate::stage::RECOVERY).await;
         let first = first.context("no row came through again")?;
         let now = self.stage.standing().await?;
@@ -243,7 +249,7 @@ impl Play {
         self.fact("longest_silence_ms", u64::try_from(silence.as_millis())?);
         self.fact("owner_changed", now.worker != before.worker);
         self.fact("terms", now.term - before.term);
-        self.ensure(now.term - before.term <= MANY_TERMS, "the workers took the stream from each other again and again")
+        Ok(now)
     }
 
     /// All nodes run, all ways are clear, and rows flow.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Play;
+use super::{Play, Standing};
 use crate::proxy::Trouble;
 
 /// Longer than every time-out of a worker.
@@ -35,17 +35,27 @@ pub(super) async fn black_hole(play: &mut Play) -> Result<()> {
 }
 
 pub(super) async fn late_end(play: &mut Play) -> Result<()> {
-    disturbed(play, "kafka-", Trouble::LateEnd(Duration::from_secs(3)), Duration::from_secs(20)).await
+    let late = Trouble::LateEnd(Duration::from_secs(3));
+    let (before, since) = trouble(play, "kafka-", late, Duration::from_secs(20)).await?;
+    // Whoever has seen an end go wrong begins a new session: many of them, and all the same worker's.
+    let now = play.comes_back(since, &before).await?;
+    play.ensure(now.worker == before.worker, "the owner changed, though its lease was never in doubt")
 }
 
 /// Troubles the ways of the worker that streams for a while. Rows flow again, during it or afterwards; when is a fact.
-async fn disturbed(play: &mut Play, to: &str, trouble: Trouble, lasts: Duration) -> Result<()> {
+async fn disturbed(play: &mut Play, to: &str, what: Trouble, lasts: Duration) -> Result<()> {
+    let (before, since) = trouble(play, to, what, lasts).await?;
+    play.flows_again(since, &before).await
+}
+
+/// Troubles them; answers with who streamed before, and from when on rows count that flow again.
+async fn trouble(play: &mut Play, to: &str, what: Trouble, lasts: Duration) -> Result<(Standing, Instant)> {
     let (before, since) = (play.stage.standing().await?, Instant::now());
     let ways = format!("{}/{to}", before.worker);
-    play.arena.links.set_all(&ways, trouble);
+    play.arena.links.set_all(&ways, what);
     let meanwhile = play.stage.watcher().first(since + Duration::from_secs(1), 0, lasts).await;
     tokio::time::sleep_until((since + lasts).into()).await;
     play.fact("flowed_meanwhile", meanwhile.is_some());
     play.arena.links.set_all(&ways, Trouble::None);
-    play.flows_again(since + Duration::from_secs(1), &before).await
+    Ok((before, since + Duration::from_secs(1)))
 }

@@ -71,17 +71,18 @@ pub async fn exchange(
     for turn in 0_u64.. {
         ticks.tick().await;
         let value = own.borrow().clone();
-        if namesake == Namesake::None && turn % 2 == 0 {
+        let Ok(stored) = etcd.get("workers/", true).await else { continue };
+        let now = boottime();
+        known = stored.iter().filter_map(|item| Known::of(item, &known, now)).collect();
+        let ours = known.get(&value.worker);
+        // Read before it is written: what another process has written there since is seen.
+        namesake = namesake.next(now, &value.nonce, ours);
+        if namesake == Namesake::None && (turn % 2 == 0 || !written) {
             written = write(&etcd, &value, &mut lease).await.is_ok();
             if !written {
                 lease = None;
             }
         }
-        let Ok(stored) = etcd.get("workers/", true).await else { continue };
-        let now = boottime();
-        known = stored.iter().filter_map(|item| Known::of(item, &known, now)).collect();
-        let ours = known.get(&value.worker);
-        namesake = namesake.next(now, &value.nonce, ours);
         let others = || known.values().filter(|known| known.value.worker != value.worker);
         peers.send_replace(
             others().map(|known| Peer { value: known.value.clone(), reachable: known.moves(now) }).collect(),
