@@ -73,7 +73,8 @@ impl Evidence {
     }
 
     pub fn is_about(&self, holder: &Holder) -> bool {
-        self.holder.revision == holder.revision
+        // The lease, too: an etcd that was restored gives the same revisions again.
+        (self.holder.revision, self.holder.lease_id) == (holder.revision, holder.lease_id)
     }
 
     /// The holder's stream said something.
@@ -131,9 +132,7 @@ impl Evidence {
     /// Is it enough? `grace` is the configured one.
     pub fn convicts(&self, now: Moment, grace: Duration) -> Option<Conviction> {
         let slot = self.slot.filter(|_| self.holder.fenced)?;
-        let doubled = self.grace(grace);
-        // After a tenure that did not stream the quick signs wait as long as the slow one.
-        let patience = if self.holder.tenures > 1 { doubled } else { Duration::ZERO };
+        let (doubled, patience) = (self.grace(grace), self.patience(grace));
         let began = |moment: Moment| moment.max(self.since);
         if let (Some(gone), SlotLook::Idle(_)) = (self.gone, slot)
             && now.since(gone) >= patience
@@ -167,8 +166,7 @@ impl Evidence {
     /// When time alone may turn this into enough.
     pub fn deadline(&self, grace: Duration) -> Option<Moment> {
         let slot = self.slot.filter(|_| self.holder.fenced)?;
-        let doubled = self.grace(grace);
-        let patience = if self.holder.tenures > 1 { doubled } else { Duration::ZERO };
+        let (doubled, patience) = (self.grace(grace), self.patience(grace));
         let grown = self.since + YOUNG;
         let slow = match slot {
             SlotLook::Idle(idle) => idle.max(self.since) + doubled,
@@ -184,6 +182,11 @@ impl Evidence {
 
     fn grace(&self, grace: Duration) -> Duration {
         grace.saturating_mul(1 << self.holder.tenures.saturating_sub(1).min(MOST_DOUBLINGS))
+    }
+
+    /// After a tenure that did not stream the quick signs wait as long as the slow one.
+    fn patience(&self, grace: Duration) -> Duration {
+        if self.holder.tenures > 1 { self.grace(grace) } else { Duration::ZERO }
     }
 
     fn answers(&self, now: Moment) -> bool {

@@ -196,8 +196,8 @@ struct Suspicion {
 const FRESH: Duration = Duration::from_secs(5);
 /// An answer of `/active` is true for this long after PostgreSQL named us.
 const NAMED: Duration = Duration::from_millis(2500);
-/// A cooldown is cut to this while nobody holds the key.
-const ABSENT: Duration = Duration::from_secs(5);
+/// A cooldown is cut to this while nobody streams: nobody holds the key, or there is evidence against who does.
+const CUT: Duration = Duration::from_secs(5);
 /// A named successor goes first for this long.
 const SUCCESSOR_FIRST: Duration = Duration::from_secs(1);
 /// A status key that has not moved for this long belongs to a worker that does not answer.
@@ -286,7 +286,7 @@ impl Worker {
             Role::Contend { began, evidence } => self.in_contend(now, began, evidence, input, effects),
             Role::Tenure(tenure) => self.in_tenure(now, *tenure, input, effects),
             Role::Releasing { then } => self.in_releasing(now, then, input),
-            Role::Cooldown { since, until } if now >= until || (self.nobody_holds() && now.since(since) >= ABSENT) => {
+            Role::Cooldown { since, until } if now >= until || (now.since(since) >= CUT && self.is_needed(now)) => {
                 // What ended the last tenure has been said for as long as it lasted.
                 self.notice = None;
                 self.in_standby(now, effects)
@@ -308,7 +308,8 @@ impl Worker {
             Role::Boot | Role::Contend { .. } | Role::Releasing { .. } | Role::Quarantine(_) | Role::Gone => None,
             Role::Standby if self.nobody_holds() => self.absent_since.map(|since| since + SUCCESSOR_FIRST),
             Role::Standby => self.evidence.as_ref().and_then(|evidence| evidence.deadline(self.policy.takeover_grace)),
-            Role::Cooldown { since, until } if self.nobody_holds() => Some((*until).min(*since + ABSENT)),
+            Role::Cooldown { since, until } if self.nobody_holds() => Some((*until).min(*since + CUT)),
+            // Each look at the slot wakes it, too, and asks whether it is needed.
             Role::Cooldown { until, .. } => Some(*until),
             Role::Tenure(tenure) => Some(tenure.deadline()),
         }
@@ -542,6 +543,12 @@ impl Worker {
 
     fn nobody_holds(&self) -> bool {
         self.view.as_ref().is_some_and(|view| view.holder.is_none())
+    }
+
+    /// Nobody holds the key, or who does is to be replaced.
+    fn is_needed(&self, now: Moment) -> bool {
+        let convicted = |evidence: &Evidence| evidence.convicts(now, self.policy.takeover_grace).is_some();
+        self.nobody_holds() || self.evidence.as_ref().is_some_and(convicted)
     }
 
     fn sees_leader(&self, now: Moment) -> bool {

@@ -30,6 +30,24 @@ fn a_holder_that_is_gone_is_replaced_as_soon_as_the_slot_is_free() {
 }
 
 #[test]
+fn a_cooldown_is_cut_to_five_seconds_when_the_holder_is_gone() {
+    let mut bench = Bench::new();
+    bench.worker.short_tenures = 5;
+    bench.stream();
+    bench.see(Some(("worker-2", 120)), None);
+    bench.tell(Input::SessionEnded);
+    bench.tell(Input::Released);
+    assert_eq!(bench.worker.state(), State::Cooldown);
+    bench.tell(Input::HolderHeard { revision: 120, saying: Saying::Streaming });
+    bench.tell(Input::HolderUnheard { revision: 120 });
+    bench.now = bench.now + Duration::from_millis(4900);
+    assert_eq!(bench.observe(None, 900), []);
+    bench.now = bench.now + Duration::from_millis(200);
+    let effects = bench.observe(None, 900);
+    assert!(matches!(effects[..], [Effect::Contend { replacing: Some(_), .. }]), "{effects:?}");
+}
+
+#[test]
 fn nothing_is_taken_while_postgresql_is_out_of_sight() {
     let mut bench = following();
     let lost = Failure { code: Code::PostgresUnreachable, detail: "refused".into(), kind: FailureKind::Passing };
