@@ -30,13 +30,32 @@ impl Claimant<'_> {
 /// The outcome of Fence.
 #[derive(Debug)]
 pub(super) enum Claiming {
-    /// Write this, if the holder key still is ours. With a note where a greater lease revision than ours has claimed: then
-    /// either it is not ours any more, or etcd counts anew.
-    Claim { plan: Box<ClaimPlan>, etcd_counts_anew: bool },
+    /// Write this, if the holder key still is ours.
+    Claim { plan: Box<ClaimPlan>, reset: Option<EtcdReset> },
     /// Something was published that progress does not tell of: what, has to be read back before there is a verdict.
     ReadBack(Known),
     /// Stop and tell a human. With what was recorded, to see when the cause is gone.
     Quarantine(Box<(Gap, Option<Recorded>)>),
+}
+
+/// What says that etcd has been restored, wiped or replaced since the last claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EtcdReset {
+    /// A greater lease revision than ours has claimed: either the holder key is not ours any more, or etcd counts anew.
+    CountsAnew,
+    /// It is another cluster.
+    AnotherCluster,
+}
+
+impl EtcdReset {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EtcdReset::CountsAnew => {
+                "a greater lease revision than ours has claimed before: etcd was restored or wiped"
+            }
+            EtcdReset::AnotherCluster => "the last claim was made under another etcd cluster",
+        }
+    }
 }
 
 pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &FenceRead) -> Claiming {
@@ -54,6 +73,12 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
             .map(|lease| lease.left.iter().filter(|id| *id != claimant.cluster_id).cloned().collect())
             .unwrap_or_default(),
         Err(gap) => return stop(gap, None),
+    };
+    let other = |lease: &LeaseMark| lease.cluster_id != claimant.cluster_id;
+    let reset = match last_record.and_then(|record| record.lease.as_ref()) {
+        _ if etcd_counts_anew => Some(EtcdReset::CountsAnew),
+        Some(lease) if other(lease) => Some(EtcdReset::AnotherCluster),
+        _ => None,
     };
 
     let recorded = match (last_record, &read.witness, &read.last_open) {
@@ -120,11 +145,22 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         remains: read.remains.clone(),
         backend_pid: inspection.backend_pid,
     });
-    Claiming::Claim { plan, etcd_counts_anew }
+    Claiming::Claim { plan, reset }
 }
 
 fn stop(gap: Gap, recorded: Option<Recorded>) -> Claiming {
     Claiming::Quarantine(Box::new((gap, recorded)))
+}
+
+/// Two etcds with workers in each would fence each other's for ever.
+pub(super) fn too_many_resets(reset: EtcdReset) -> Gap {
+    Gap {
+        code: Code::EtcdReset,
+        timeline: crate::Timeline(0),
+        from_lsn: Lsn::INVALID,
+        to_lsn: None,
+        text: format!("{}; it is the third time in ten minutes", reset.as_str()),
+    }
 }
 
 /// An etcd cluster that was left once is not returned to without an operator: two of them would fence each other's

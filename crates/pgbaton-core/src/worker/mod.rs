@@ -236,6 +236,8 @@ pub struct Worker {
     notice: Option<(Code, String)>,
     /// Short tenures in a row: doubles the cooldown.
     short_tenures: u32,
+    /// When this worker claimed after a reset of etcd.
+    resets: Vec<Moment>,
     in_chunks: bool,
     /// Topics that the stream asked for and the catalogue may not know any more.
     topics: BTreeSet<String>,
@@ -267,6 +269,7 @@ impl Worker {
             sink: None,
             notice: None,
             short_tenures: 0,
+            resets: Vec::new(),
             in_chunks: false,
             topics: BTreeSet::new(),
             suspicion: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::claiming::{Claimant, Claiming, decide};
+use super::claiming::{Claimant, Claiming, decide, too_many_resets};
 use super::facts::{ClaimPlan, Failure, FailureKind, FenceRead, Inspection};
 use super::tenure::{AfterSession, InTenure, Step, end, release};
 use super::{Effect, FRESH, Input, NAMED, Observation, Worker};
@@ -34,9 +34,24 @@ pub(super) struct Running {
     pub checkpoint_due: Moment,
 }
 
+/// So many resets of etcd within this time are no accident any more.
+const MANY_RESETS: Duration = Duration::from_secs(600);
+
 impl Worker {
     fn goes_on_guarded(&self, t: &InTenure) -> bool {
         self.policy.fenced && self.policy.slot_guarded && t.claimed && !t.challenged
+    }
+
+    /// Counts a reset of etcd, once in a tenure: the third in ten minutes is one too many, unless somebody has said that it is all right.
+    fn is_one_too_many(&mut self, now: Moment, t: &mut InTenure) -> bool {
+        if self.accepted().is_some_and(|accepted| accepted.code == Code::EtcdReset) {
+            self.resets.clear();
+        }
+        self.resets.retain(|at| now.since(*at) < MANY_RESETS);
+        if !std::mem::replace(&mut t.reset_counted, true) {
+            self.resets.push(now);
+        }
+        self.resets.len() > 2
     }
 
     pub(super) fn step(&mut self, now: Moment, t: &mut InTenure, input: Input, effects: &mut Vec<Effect>) {
@@ -52,6 +67,12 @@ impl Worker {
                 Step::Fencing(inspection)
             }
             (Step::VerifyingBeforeClaim(inspection, plan), Input::HolderRead(Some(true))) => {
+                if let Some(reset) = t.reset.take()
+                    && self.is_one_too_many(now, t)
+                {
+                    let recorded = plan.records.progress.last().and_then(Recorded::of);
+                    return self.conclude(now, t, too_many_resets(reset), recorded, Some(&inspection), effects);
+                }
                 t.claims(&plan, effects);
                 Step::Claiming(inspection, plan)
             }
@@ -212,11 +233,11 @@ impl Worker {
                 effects.push(Effect::ReadHolder(t.tenure));
                 t.step = Step::VerifyingBeforeVerdict(inspection, refusal);
             }
-            Claiming::Claim { plan, etcd_counts_anew } => {
-                if etcd_counts_anew {
-                    let detail = "a greater lease revision than ours has claimed before: etcd was restored or wiped";
-                    self.notice = Some((Code::EtcdReset, detail.to_owned()));
+            Claiming::Claim { plan, reset } => {
+                if let Some(reset) = reset {
+                    self.notice = Some((Code::EtcdReset, reset.as_str().to_owned()));
                 }
+                t.reset = reset;
                 if let Some(torn) = plan.records.progress.last().and_then(|claim| claim.torn.as_ref()) {
                     let detail = format!(
                         "transaction {} of session {} became visible in part: {} records of it were read back, and are not \

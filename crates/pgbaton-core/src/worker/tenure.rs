@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::claiming::EtcdReset;
 use super::facts::{ClaimPlan, FailureKind, FenceRead, Inspection, SessionEnd};
 use super::steps::Running;
 use super::{Effect, FRESH, Input, PEER_MOVES, Peer, Quarantined, Role, State, Suspicion, Switch, Worker};
@@ -78,6 +79,9 @@ pub(super) struct InTenure {
     pub sessions: VecDeque<String>,
     /// Progress as it was last read ends in a claim of this tenure.
     pub claimed_last: bool,
+    /// What the claim that is being made says of etcd.
+    pub reset: Option<EtcdReset>,
+    pub reset_counted: bool,
     /// The session that is being made had no answer from etcd.
     pub unverified: bool,
     /// A session was ended as a newer holder would end it, and etcd has not yet said that there is none.
@@ -118,6 +122,8 @@ impl InTenure {
             claimed: false,
             sessions: VecDeque::new(),
             claimed_last: false,
+            reset: None,
+            reset_counted: false,
             unverified: false,
             challenged: false,
             guarded_since: None,

@@ -494,6 +494,23 @@ fn a_claim_under_a_greater_revision_of_an_etcd_that_counts_anew_is_gone_beyond_a
 }
 
 #[test]
+fn the_third_reset_of_etcd_in_ten_minutes_quarantines() {
+    let mut bench = Bench::new();
+    for reset in 1..=3 {
+        bench.see(None, None);
+        bench.win();
+        bench.claim(read_after_a_newer_lease());
+        let effects = bench.tell(Input::HolderRead(Some(true)));
+        assert_eq!(matches!(effects[..], [Effect::Claim(_)]), reset < 3, "{effects:?}");
+        bench.tell(Input::LeaseLost("revoked".into()));
+        bench.tell(Input::SessionEnded);
+        bench.tell(Input::Released);
+        bench.wait(Duration::from_secs(70));
+    }
+    assert_eq!(bench.worker.gap().map(|gap| gap.code), Some(Code::EtcdReset));
+}
+
+#[test]
 fn a_publication_made_anew_while_streaming_ends_the_session_for_a_verdict() {
     let mut bench = Bench::new();
     bench.stream();
