@@ -21,8 +21,8 @@ pub struct SessionFacts {
     pub config_hash: String,
     /// Kafka's cluster id.
     pub kafka_cluster: Option<String>,
-    /// The lease.
-    pub lease: LeaseMark,
+    /// The lease, where there is etcd.
+    pub lease: Option<LeaseMark>,
 }
 
 /// How far the stream has come, as a `close` records it.
@@ -190,7 +190,7 @@ impl Journal {
             publication: Some(facts.publication.clone()),
             config_hash: Some(facts.config_hash.clone()),
             kafka_cluster: facts.kafka_cluster.clone(),
-            lease: Some(facts.lease.clone()),
+            lease: facts.lease.clone(),
             topics,
             ..blank(record_type, &facts.session, &facts.worker, self.number)
         }
@@ -228,7 +228,7 @@ mod tests {
             publication: PublicationMark { oid: 1, tables_hash: "t".into() },
             config_hash: "c".into(),
             kafka_cluster: None,
-            lease: LeaseMark { cluster_id: "e".into(), revision: 3, left: vec![] },
+            lease: Some(LeaseMark { cluster_id: "e".into(), revision: 3, left: vec![] }),
         };
         Journal::new(facts, Term(5), previous_hash)
     }

@@ -38,6 +38,9 @@ impl fmt::Debug for Moment {
     }
 }
 
+/// As good as for ever.
+const WITHOUT_END: Duration = Duration::from_secs(1 << 40);
+
 /// The time a worker holds the lease, named by the revision of the one write of the holder key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tenure {
@@ -56,6 +59,16 @@ impl Tenure {
     /// A tenure whose lease was granted on a request sent at `asked_at`.
     pub fn new(lease_id: i64, revision: i64, ttl: Duration, asked_at: Moment) -> Self {
         Tenure { lease_id, revision, ttl, asked_at }
+    }
+
+    /// A tenure where there is no etcd: nothing but slot and claim ends it.
+    pub fn without_lease() -> Self {
+        Tenure { lease_id: 0, revision: 0, ttl: WITHOUT_END, asked_at: Moment::default() }
+    }
+
+    /// Does a lease stand behind it?
+    pub fn has_lease(&self) -> bool {
+        self.lease_id != 0
     }
 
     /// A good keepalive: the lease lives, and the same round read the holder key at our revision. A late answer to an

@@ -3,6 +3,7 @@
 mod audit;
 mod bus;
 mod etcd;
+mod genesis;
 mod kafka;
 mod message;
 pub mod model;

@@ -63,6 +63,8 @@ pub(crate) struct Scenario {
     pub partitions: usize,
     /// Stop in time without etcd, instead of going on behind slot and sink.
     pub strict: bool,
+    /// There is no etcd: workers go by the slot and the claim alone, and a person said where to begin.
+    pub lease_free: bool,
     /// Clocks run wrong by up to so many millionths.
     pub drift_ppm: u64,
     /// Mean pause between transactions.
@@ -86,6 +88,7 @@ impl Default for Scenario {
             nodes: 3,
             partitions: 2,
             strict: false,
+            lease_free: false,
             drift_ppm: 0,
             pause: ms(300),
             large: 60,
@@ -234,6 +237,7 @@ impl Scenario {
         let _ = writeln!(out, "seed {}", self.seed);
         let _ = writeln!(out, "workers {}\nnodes {}\npartitions {}", self.workers, self.nodes, self.partitions);
         let _ = writeln!(out, "policy {}", if self.strict { "strict" } else { "slot-guarded" });
+        let _ = writeln!(out, "coordination {}", if self.lease_free { "none" } else { "etcd" });
         let _ = writeln!(out, "drift {}ppm", self.drift_ppm);
         let _ = writeln!(out, "pause {}\nlarge {}\nlate-ends {}", time(self.pause), self.large, self.late_ends);
         let _ = writeln!(out, "unseen-ends {}", self.unseen_ends);
@@ -262,6 +266,7 @@ impl Scenario {
             "nodes" => self.nodes = rest.parse().ok()?,
             "partitions" => self.partitions = rest.parse().ok()?,
             "policy" => self.strict = rest == "strict",
+            "coordination" => self.lease_free = rest == "none",
             "drift" => self.drift_ppm = rest.strip_suffix("ppm")?.parse().ok()?,
             "pause" => self.pause = read_time(rest)?,
             "large" => self.large = rest.parse().ok()?,

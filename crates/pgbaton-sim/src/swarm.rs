@@ -146,6 +146,7 @@ pub(crate) fn draw(seed: u64) -> Scenario {
         large: dice.rng.u32(0..250),
         late_ends: [0, 0, 5, 50, 300][dice.rng.usize(0..5)],
         unseen_ends: [0, 0, 0, 0, 0, 0, 0, 20, 200][dice.rng.usize(0..9)],
+        lease_free: dice.rng.u8(0..5) == 0,
         faults,
         heal,
     }

@@ -7,6 +7,7 @@ use pgbaton_core::{Input, Lsn, Moment, Policy, State};
 use crate::audit::{Audit, Violation};
 use crate::bus::Bus;
 use crate::etcd::Etcd;
+use crate::genesis;
 use crate::kafka::Kafka;
 use crate::message::{Event, Request, Service};
 use crate::mutant::Mutant;
@@ -84,12 +85,17 @@ pub(crate) fn run(scenario: &Scenario, mutant: Option<Mutant>, written: bool) ->
 
 impl World {
     fn new(scenario: Scenario, mutant: Option<Mutant>, written: bool) -> Self {
-        let audit = Audit::new(scenario.workers, scenario.strict);
+        let audit = Audit::new(scenario.workers, scenario.strict, scenario.lease_free);
         let mut bus = Bus::new(scenario.seed, scenario.workers, Story::new(written), audit, mutant);
         (bus.late_ends, bus.unseen_ends) = (scenario.late_ends, scenario.unseen_ends);
         let postgres = Postgres::new(&mut bus, scenario.nodes, scenario.workers);
-        let policy =
-            Policy { takeover_grace: seconds(1), fenced: true, slot_guarded: !scenario.strict, accept_gaps: false };
+        let policy = Policy {
+            leased: !scenario.lease_free,
+            takeover_grace: seconds(1),
+            fenced: true,
+            slot_guarded: !scenario.strict,
+            accept_gaps: false,
+        };
         let drift = scenario.drift_ppm;
         let workers = (0..scenario.workers)
             .map(|id| {
@@ -109,6 +115,11 @@ impl World {
             scenario,
             bus,
         };
+        if world.scenario.lease_free
+            && let Some(leader) = world.postgres.survivor()
+        {
+            world.kafka.seed(&mut world.bus, genesis::by_hand(leader.history()));
+        }
         for worker in 0..world.workers.len() {
             world.start(worker);
         }
@@ -215,6 +226,10 @@ impl World {
     fn target(&self, target: Target) -> usize {
         match target {
             Target::Worker(worker) => worker.min(self.workers.len() - 1),
+            Target::Holder if self.scenario.lease_free => {
+                let streams = |worker: &Process| worker.machine().is_some_and(|machine| machine.tenure().is_some());
+                self.workers.iter().position(streams).unwrap_or(0)
+            }
             Target::Holder => self.etcd.holder().map_or(0, |(worker, _)| worker),
         }
     }
@@ -345,7 +360,9 @@ impl World {
         let reached = end.is_some_and(|end| published >= end);
         let confirmed = self.postgres.confirmed().is_some_and(|(confirmed, _)| end.is_some_and(|end| confirmed >= end));
         let well = streams && reached && confirmed;
-        let stopped = self.bus.audit.gap_was_made() && self.etcd.verdict().is_some() && !streams;
+        let quarantined = |worker: &Process| worker.machine().is_some_and(|machine| machine.gap().is_some());
+        let told = self.etcd.verdict().is_some() || self.workers.iter().any(quarantined);
+        let stopped = self.bus.audit.gap_was_made() && told && !streams;
         if !well && !stopped && !late {
             return self.bus.after(seconds(1), Event::World(Tick::Settled));
         }

@@ -4,7 +4,7 @@ use pgbaton_core::hash_of;
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::kafka::KafkaTarget;
 
-use crate::config::{Config, PipelineConfig};
+use crate::config::{Backend, Config, PipelineConfig};
 use crate::coordination::{Etcd, EtcdError};
 use crate::driver::Wanted;
 pub(crate) use crate::driver::conninfo;
@@ -35,9 +35,14 @@ pub(crate) fn wanted(settings: &PipelineConfig, conninfo: &Conninfo) -> Wanted {
     }
 }
 
-/// etcd, below the pipeline's own prefix.
-pub(crate) fn etcd(config: &Config, pipeline: &str) -> Result<Etcd, EtcdError> {
-    Etcd::new(&config.coordination, format!("{}/{pipeline}", config.coordination.prefix))
+/// etcd, below the pipeline's own prefix, if the workers agree there.
+pub(crate) fn etcd(config: &Config, pipeline: &str) -> Result<Option<Etcd>, EtcdError> {
+    match config.coordination.backend {
+        Backend::Etcd => {
+            Etcd::new(&config.coordination, format!("{}/{pipeline}", config.coordination.prefix)).map(Some)
+        }
+        Backend::None => Ok(None),
+    }
 }
 
 /// The pipeline that is meant: the one of that name, or the only one.

@@ -4,7 +4,7 @@
 
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
-use pgbaton::config::{Config, Given, Invalid, Loaded, Place, load};
+use pgbaton::config::{Backend, Config, Given, Invalid, Loaded, Place, load};
 use tempfile::TempDir;
 
 const GOOD: &str = r#"
@@ -330,9 +330,20 @@ fn a_byte_order_mark_and_line_ends_of_another_system_change_nothing() {
 }
 
 #[test]
+fn without_etcd_no_endpoint_is_needed_and_only_exactly_once_is_allowed() {
+    let without = GOOD.replace("[coordination]", "[coordination]\nbackend = \"none\"");
+    let lines = without.lines().filter(|line| !line.starts_with("endpoints"));
+    let without: String = lines.flat_map(|line| [line, "\n"]).collect();
+    assert_eq!(Files::new().file("w.toml", &without).config().coordination.backend, Backend::None);
+    let weaker = without.replace("topic_prefix", "delivery = \"at-least-once\"\ntopic_prefix");
+    let mistakes = Files::new().file("w.toml", &weaker).mistakes();
+    assert!(mistakes.iter().all(|mistake| mistake.contains("orders.kafka.delivery")), "{mistakes:#?}");
+    assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+}
+
+#[test]
 fn what_this_version_has_not_is_refused_and_not_ignored() {
     for (old, new, key) in [
-        ("[coordination]", "[coordination]\nbackend = \"none\"", "coordination.backend"),
         (
             "[pipelines.orders.postgres]",
             "[pipelines.orders]\non_gap = \"resnapshot\"\n[pipelines.orders.postgres]",

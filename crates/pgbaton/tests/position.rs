@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -123,7 +128,54 @@ fn a_slot_is_made_looked_into_given_up_and_begun_anew_and_nothing_of_it_happens_
     assert_eq!((code, &verdict["sound"], &verdict["claims"]), (Some(0), &true.into(), &2.into()), "{verdict}");
 }
 
+/// A worker that ends with the test.
+struct Worker(Child);
+
+impl Worker {
+    /// Waits until its log has a line with all of these.
+    fn says(&mut self, parts: &[&str]) {
+        let log = BufReader::new(self.0.stderr.as_mut().unwrap());
+        let found = log.lines().map_while(Result::ok).find(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(found.is_some(), "it ended and never said {parts:?}");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn without_etcd_a_person_says_once_where_to_begin_and_not_while_the_slot_is_read() {
+    let world = World::start();
+    let with = fs::read_to_string(world.config()).unwrap();
+    let endpoints = format!("endpoints = [\"{}\"]", world.etcd.endpoint());
+    let without = with.replace(&endpoints, "backend = \"none\"\n[http]\nlisten = \"127.0.0.1:0\"");
+    assert_ne!(with, without);
+    fs::write(world.config(), without).unwrap();
+    world.does(&["slot", "create"], "made slot orders");
+
+    let mut early = world.worker();
+    early.says(&["quarantine", "progress_missing", "position init --from-slot"]);
+    drop(early);
+    world.does(&["position", "init", "--from-slot"], "term 1 begins behind timeline 1");
+    let mut worker = world.worker();
+    worker.says(&["state changed", "to=\"stream\""]);
+    world.refuses(&["position", "init", "--from-slot"], 1, "reads slot orders");
+    drop(worker);
+    let (code, verdict) = world.json(&["verify", "--json"]);
+    assert_eq!((code, &verdict["sound"], &verdict["claims"]), (Some(0), &true.into(), &2.into()), "{verdict}");
+}
+
 impl World {
+    fn worker(&self) -> Worker {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgbaton"));
+        command.arg("run").arg("-c").arg(self.config()).env("RUST_LOG", "info").stderr(Stdio::piped());
+        Worker(command.spawn().unwrap())
+    }
+
     fn put(&self, key: &str, value: &str) {
         self.etcdctl(&["put", key, value]);
     }

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::{
-    DivergenceMark, History, Journal, LastTransaction, LeaseMark, Lsn, Marks, PartialTransaction, Position,
-    ProgressRecord, PublicationMark, Reached, Resume, SessionFacts, SystemIdentifier, Timeline, Torn, Watermark,
-    first_open,
+    DivergenceMark, History, Journal, LastTransaction, Lsn, Marks, PartialTransaction, Position, ProgressRecord,
+    PublicationMark, Reached, Resume, SessionFacts, SystemIdentifier, Timeline, Torn, Watermark, first_open,
 };
 
 const PROGRESS: &str = "__pgbaton.orders.progress";
@@ -48,7 +47,7 @@ impl Writer {
             publication: PublicationMark { oid: 1, tables_hash: String::new() },
             config_hash: String::new(),
             kafka_cluster: None,
-            lease: LeaseMark { cluster_id: String::new(), revision: 1, left: vec![] },
+            lease: None,
         };
         let before = self.records.iter().rev().find(|record| record.position.is_some());
         let hash = before.map(|record| crate::hash_of(&record.to_bytes()));

@@ -12,8 +12,8 @@ use crate::{
 pub(super) struct Claimant<'a> {
     pub worker: &'a str,
     pub config_hash: &'a str,
-    pub cluster_id: &'a str,
-    pub revision: i64,
+    /// etcd's cluster id and the lease revision; none where there is no etcd.
+    pub lease: Option<(&'a str, i64)>,
     pub in_chunks: bool,
     /// The verdict that somebody has accepted.
     pub accepted: Option<&'a VerdictSeen>,
@@ -26,6 +26,10 @@ impl Claimant<'_> {
         accepts(self.accept_gaps, self.accepted, gap)
     }
 }
+
+/// Without etcd nothing but progress itself could tell a first start from one whose progress is lost.
+const NO_GENESIS: &str = "there is no progress, and without etcd nothing else tells whether there once was: say where to \
+                          begin with pgbaton position init --from-slot, all workers of the pipeline stopped";
 
 /// The outcome of Fence.
 #[derive(Debug)]
@@ -65,19 +69,15 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
     // that follows tells: it is linearizable and comes after this record was committed.
     let etcd_counts_anew = last_record
         .and_then(|record| record.lease.as_ref())
-        .is_some_and(|lease| lease.cluster_id == claimant.cluster_id && lease.revision > claimant.revision);
-    let left = match clusters_left(claimant, last_record) {
-        Ok(left) => left,
-        Err(gap) if claimant.accepts(&gap) => last_record
-            .and_then(|record| record.lease.as_ref())
-            .map(|lease| lease.left.iter().filter(|id| *id != claimant.cluster_id).cloned().collect())
-            .unwrap_or_default(),
+        .zip(claimant.lease)
+        .is_some_and(|(last, (cluster_id, revision))| last.cluster_id == cluster_id && last.revision > revision);
+    let lease = match lease_mark(claimant, last_record) {
+        Ok(lease) => lease,
         Err(gap) => return stop(gap, None),
     };
-    let other = |lease: &LeaseMark| lease.cluster_id != claimant.cluster_id;
-    let reset = match last_record.and_then(|record| record.lease.as_ref()) {
+    let reset = match last_record.and_then(|record| record.lease.as_ref()).zip(claimant.lease) {
         _ if etcd_counts_anew => Some(EtcdReset::CountsAnew),
-        Some(lease) if other(lease) => Some(EtcdReset::AnotherCluster),
+        Some((last, (cluster_id, _))) if last.cluster_id != cluster_id => Some(EtcdReset::AnotherCluster),
         _ => None,
     };
 
@@ -94,6 +94,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
             },
             None => return stop(missing("the last progress record carries no position"), None),
         },
+        (None, None, None) if lease.is_none() => return stop(progress_missing(NO_GENESIS.to_owned()), None),
         (None, None, None) => None,
         (None, Some(witness), _) => return stop(missing(witness), None),
         (None, None, Some(_)) => {
@@ -131,7 +132,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         publication: PublicationMark { oid, tables_hash: inspection.tables_hash.clone() },
         config_hash: claimant.config_hash.to_owned(),
         kafka_cluster: read.kafka_cluster.clone(),
-        lease: LeaseMark { cluster_id: claimant.cluster_id.to_owned(), revision: claimant.revision, left },
+        lease,
     };
     let torn = recorded.as_ref().and_then(|recorded| recorded.torn.clone());
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone())).after(torn);
@@ -163,34 +164,35 @@ pub(super) fn too_many_resets(reset: EtcdReset) -> Gap {
     }
 }
 
-/// An etcd cluster that was left once is not returned to without an operator: two of them would fence each other's
-/// workers for ever.
-fn clusters_left(claimant: &Claimant<'_>, last: Option<&ProgressRecord>) -> Result<Vec<String>, Gap> {
-    let Some(lease) = last.and_then(|record| record.lease.as_ref()) else {
-        return Ok(Vec::new());
-    };
-    let mut left = lease.left.clone();
-    if left.iter().any(|id| id == claimant.cluster_id) {
-        return Err(Gap {
+/// What the claim says of the lease. An etcd cluster that was left once is not returned to without an operator: two of them
+/// would fence each other's workers for ever.
+fn lease_mark(claimant: &Claimant<'_>, last: Option<&ProgressRecord>) -> Result<Option<LeaseMark>, Gap> {
+    let Some((cluster_id, revision)) = claimant.lease else { return Ok(None) };
+    let mut left = Vec::new();
+    if let Some(lease) = last.and_then(|record| record.lease.as_ref()) {
+        left.extend(lease.left.iter().filter(|id| *id != cluster_id).cloned());
+        let returned = left.len() < lease.left.len();
+        let gap = Gap {
             code: Code::EtcdReset,
             timeline: crate::Timeline(0),
             from_lsn: Lsn::INVALID,
             to_lsn: None,
-            text: format!("etcd cluster {} was left behind once and answers again", claimant.cluster_id),
-        });
+            text: format!("etcd cluster {cluster_id} was left behind once and answers again"),
+        };
+        if returned && !claimant.accepts(&gap) {
+            return Err(gap);
+        }
+        if lease.cluster_id != cluster_id && !returned {
+            left.push(lease.cluster_id.clone());
+        }
     }
-    if lease.cluster_id != claimant.cluster_id {
-        left.push(lease.cluster_id.clone());
-    }
-    Ok(left)
+    Ok(Some(LeaseMark { cluster_id: cluster_id.to_owned(), revision, left }))
 }
 
 fn missing(what: &str) -> Gap {
-    Gap {
-        code: Code::ProgressMissing,
-        timeline: crate::Timeline(0),
-        from_lsn: Lsn::INVALID,
-        to_lsn: None,
-        text: format!("progress existed and is not to be found: {what}"),
-    }
+    progress_missing(format!("progress existed and is not to be found: {what}"))
+}
+
+fn progress_missing(text: String) -> Gap {
+    Gap { code: Code::ProgressMissing, timeline: crate::Timeline(0), from_lsn: Lsn::INVALID, to_lsn: None, text }
 }

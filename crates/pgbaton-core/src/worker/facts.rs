@@ -315,6 +315,8 @@ pub enum Input {
     SessionEnded,
     /// The sink answers a probe, or not.
     SinkProbed(Result<(), String>),
+    /// Somebody accepts the verdict that this worker is in quarantine for, where there is no etcd to write it to.
+    GapAccepted,
     /// Stop for good.
     Shutdown,
     /// Hand over, to this worker if one is named.

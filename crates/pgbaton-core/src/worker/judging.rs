@@ -30,6 +30,9 @@ impl Worker {
         if observation.in_recovery {
             return Role::Quarantine(Box::new(quarantined));
         }
+        if self.is_streamed_by_another(&observation) {
+            return Role::Standby;
+        }
         match look(&quarantined, &observation, &self.identity.database) {
             // A cause that is gone is believed at the next look, so that one that comes and goes does not flap.
             Look::Gone if now >= quarantined.look_again => Role::Standby,
@@ -51,7 +54,8 @@ impl Worker {
 impl Worker {
     /// The verdict that somebody has accepted, whoever came to it.
     pub(super) fn accepted(&self) -> Option<&VerdictSeen> {
-        self.view.as_ref()?.verdict.as_ref().filter(|verdict| verdict.accepted)
+        let seen = self.view.as_ref().and_then(|view| view.verdict.as_ref()).filter(|verdict| verdict.accepted);
+        seen.or(self.accepted_here.as_ref())
     }
 
     fn may_go_on_with(&self, gap: &Gap) -> bool {

@@ -13,6 +13,7 @@ mod claiming;
 mod evidence;
 mod facts;
 mod judging;
+mod lease_free;
 mod steps;
 mod tenure;
 
@@ -26,6 +27,7 @@ pub use facts::{
     ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Input, Inspection, Observation, PeerSeen,
     Replaced, Saying, SessionEnd, Successor, VerdictSeen,
 };
+use lease_free::SlotWatch;
 use tenure::{AfterRelease, AfterSession, InTenure, Step};
 
 use crate::{Code, Gap, Moment, Recorded, Tenure, Term};
@@ -50,6 +52,8 @@ pub struct Identity {
 /// What an operator decides for a pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
+    /// A lease in etcd chooses who should try. Without one, workers go by the slot alone; only for a fenced sink.
+    pub leased: bool,
     /// How long the slot may be idle before a holder that does not try is replaced.
     pub takeover_grace: Duration,
     /// The sink refuses older sessions: only then may anything go on, or be taken, without the lease.
@@ -226,6 +230,10 @@ pub struct Worker {
     absent_since: Option<Moment>,
     /// About the last holder seen.
     evidence: Option<Evidence>,
+    /// What there is instead of a holder key where there is no etcd.
+    slot_watch: SlotWatch,
+    /// The verdict of this worker that somebody has accepted, where there is no etcd to keep it.
+    accepted_here: Option<VerdictSeen>,
     peers: Vec<Peer>,
     namesake: Option<String>,
     observed_at: Option<Moment>,
@@ -260,6 +268,8 @@ impl Worker {
             last_holder: None,
             absent_since: None,
             evidence: None,
+            slot_watch: SlotWatch::default(),
+            accepted_here: None,
             peers: Vec::new(),
             namesake: None,
             observed_at: None,
@@ -354,9 +364,9 @@ impl Worker {
         &self.identity
     }
 
-    /// Does etcd answer?
+    /// Does etcd answer? True where there is none to ask.
     pub fn coordination_answers(&self) -> bool {
-        self.coordination.is_none() && self.view.is_some()
+        !self.policy.leased || (self.coordination.is_none() && self.view.is_some())
     }
 
     /// The tenure, while there is one.
@@ -398,6 +408,14 @@ impl Worker {
         self.view.as_ref()?.holder.as_ref()
     }
 
+    /// Its name; without etcd a worker knows only of itself that it streams.
+    pub fn holder_name(&self) -> Option<&str> {
+        match &self.role {
+            Role::Tenure(tenure) if !self.policy.leased && tenure.is_streaming() => Some(&self.identity.worker),
+            _ => self.holder().map(|holder| holder.worker.as_str()),
+        }
+    }
+
     /// The term of this worker's last session.
     pub fn term(&self) -> Option<Term> {
         self.term
@@ -435,6 +453,9 @@ impl Worker {
         }
         if let Some(detail) = &self.namesake {
             reasons.push((Code::DuplicateWorker, detail.clone()));
+        }
+        if let Some(Failure { code, detail, .. }) = self.foreign_reader() {
+            reasons.push((code, detail));
         }
         if self.is_paused() {
             reasons.push((Code::Paused, "the pipeline is paused; pgbaton resume lets it go on".to_owned()));
@@ -492,6 +513,7 @@ impl Worker {
                     if let Some(evidence) = &mut self.evidence {
                         evidence.observed(*asked_at, observation);
                     }
+                    self.slot_watch.observed(*asked_at, observation, &self.identity.pipeline_hash);
                 }
             }
             Input::NotObserved(failure) => {
@@ -518,12 +540,14 @@ impl Worker {
             Input::SinkProbed(answer) => {
                 self.sink = answer.as_ref().err().map(|detail| (Code::KafkaUnreachable, detail.clone()));
             }
+            Input::GapAccepted => self.take_acceptance(),
             Input::Shutdown => self.leaving = true,
             _ => {}
         }
     }
 
     fn lost_sight(&mut self) {
+        self.slot_watch.lost_sight();
         if let Some(evidence) = &mut self.evidence {
             evidence.lost_sight();
         }
@@ -561,6 +585,9 @@ impl Worker {
     /// Standing by: contend when the key is absent and no named successor goes first, or on evidence that its holder does
     /// not stream any more.
     fn in_standby(&mut self, now: Moment, effects: &mut Vec<Effect>) -> Role {
+        if !self.policy.leased {
+            return self.in_standby_without_lease(now, effects);
+        }
         let Some(view) = &self.view else { return Role::Standby };
         if self.leaving || view.paused || self.namesake.is_some() || !self.sees_leader(now) {
             return Role::Standby;
@@ -636,12 +663,17 @@ impl Worker {
         if input != Input::Released {
             return Role::Releasing { then };
         }
+        self.rest(now, then, self.cooldown())
+    }
+
+    /// Everything is closed and given back.
+    fn rest(&mut self, now: Moment, then: AfterRelease, cooldown: Duration) -> Role {
         self.named_until = None;
         match then {
             AfterRelease::Quarantine(quarantined) => {
                 Role::Quarantine(Box::new(Quarantined { look_again: now + LOOK_AGAIN, ..*quarantined }))
             }
-            AfterRelease::Cooldown { .. } => Role::Cooldown { since: now, until: now + self.cooldown() },
+            AfterRelease::Cooldown { .. } => Role::Cooldown { since: now, until: now + cooldown },
         }
     }
 

@@ -107,7 +107,7 @@ impl Worker {
             }
             (Step::ReadingBack(inspection, read), Input::ReadBack(remains)) => {
                 let read = Box::new(FenceRead { remains: Some(remains), ..*read });
-                return self.decide(t, inspection, read, effects);
+                return self.decide(now, t, inspection, read, effects);
             }
             (Step::Claiming(inspection, plan), Input::Claimed) => {
                 t.claimed = true;
@@ -116,6 +116,11 @@ impl Worker {
             (Step::Starting { running, give_up, .. }, Input::Started) => {
                 effects.push(Effect::Observe);
                 Step::Checking { running, give_up }
+            }
+            (Step::Starting { .. }, Input::NotStarted(failure))
+                if !t.tenure.has_lease() && failure.kind == FailureKind::SlotInUse =>
+            {
+                return end(t, now, false, release(false, None), effects);
             }
             (Step::Starting { running, give_up, .. }, Input::NotStarted(failure)) => {
                 if failure.kind == FailureKind::SlotInUse && now < give_up {
@@ -165,6 +170,9 @@ impl Worker {
         if inspection.in_recovery {
             return retry(self, t, Code::InRecovery, "the server that answers is a standby", effects);
         }
+        if !t.tenure.has_lease() {
+            return self.inspected_without_lease(now, t, inspection, effects);
+        }
         let reader = Reader::of(
             inspection.reader_pid.is_some(),
             inspection.reader_name.as_deref(),
@@ -185,8 +193,7 @@ impl Worker {
                 t.step = Step::Freeing { look_again: now + Duration::from_millis(200) };
             }
             (Reader::Stale | Reader::Nobody, _) => {
-                effects.push(Effect::ReadHolder(t.tenure));
-                t.step = Step::VerifyingBeforeFence(inspection);
+                self.verified(now, t, Step::VerifyingBeforeFence(inspection), effects);
             }
         }
     }
@@ -205,11 +212,16 @@ impl Worker {
             self.notice = Some((Code::Fenced, "another session has claimed while etcd was out of reach".to_owned()));
             return end(t, now, false, release(false, None), effects);
         }
-        self.decide(t, inspection, read, effects);
+        if Self::is_overtaken(t, &read) {
+            self.notice = Some((Code::Fenced, "another worker has claimed meanwhile".to_owned()));
+            return end(t, now, false, release(false, None), effects);
+        }
+        self.decide(now, t, inspection, read, effects);
     }
 
     fn decide(
         &mut self,
+        now: Moment,
         t: &mut InTenure,
         inspection: Box<Inspection>,
         read: Box<FenceRead>,
@@ -218,8 +230,7 @@ impl Worker {
         let claimant = Claimant {
             worker: &self.identity.worker,
             config_hash: &self.identity.config_hash,
-            cluster_id: &t.cluster_id,
-            revision: t.tenure.revision,
+            lease: t.tenure.has_lease().then_some((t.cluster_id.as_str(), t.tenure.revision)),
             in_chunks: self.in_chunks,
             accepted: self.accepted(),
             accept_gaps: self.policy.accept_gaps,
@@ -229,9 +240,13 @@ impl Worker {
                 effects.push(Effect::ReadBack(known));
                 t.step = Step::ReadingBack(inspection, read);
             }
+            // Where no lease kept the others away, they may have gone on while we were slow: what was read is newer than
+            // what was seen of the server. The next session sees it anew, and finds out whether anybody has claimed since.
+            Claiming::Quarantine(_) if !t.tenure.has_lease() && !std::mem::replace(&mut t.refused, true) => {
+                end(t, now, false, AfterSession::Retry, effects);
+            }
             Claiming::Quarantine(refusal) => {
-                effects.push(Effect::ReadHolder(t.tenure));
-                t.step = Step::VerifyingBeforeVerdict(inspection, refusal);
+                self.verified(now, t, Step::VerifyingBeforeVerdict(inspection, refusal), effects);
             }
             Claiming::Claim { plan, reset } => {
                 if let Some(reset) = reset {
@@ -246,8 +261,7 @@ impl Worker {
                     );
                     self.notice = Some((Code::TornTransaction, detail));
                 }
-                effects.push(Effect::ReadHolder(t.tenure));
-                t.step = Step::VerifyingBeforeClaim(inspection, plan);
+                self.verified(now, t, Step::VerifyingBeforeClaim(inspection, plan), effects);
             }
         }
     }
@@ -321,13 +335,11 @@ impl Worker {
             return;
         }
         if let Some(gap) = running.overtaken(&slot, durable) {
-            let recorded = running.plan.records.progress.last().and_then(Recorded::of);
-            let inspection = running.inspected.clone();
-            t.step = Step::Streaming(running);
-            return self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+            return self.moved_ahead(now, t, running, gap, effects);
         }
         effects.push(Effect::Accept);
         effects.push(Effect::ClearVerdict);
+        self.accepted_here = None;
         self.named_until = Some(asked_at + NAMED);
         self.failure = None;
         // What happened at the claim is told for as long as the tenure lasts.
@@ -343,6 +355,25 @@ impl Worker {
             self.switch = Some(switch);
         }
         t.step = Step::Streaming(running);
+    }
+
+    /// The slot is beyond what is durable.
+    fn moved_ahead(
+        &mut self,
+        now: Moment,
+        t: &mut InTenure,
+        running: Box<Running>,
+        gap: Gap,
+        effects: &mut Vec<Effect>,
+    ) {
+        let recorded = running.plan.records.progress.last().and_then(Recorded::of);
+        let inspection = running.inspected.clone();
+        t.step = Step::Streaming(running);
+        match t.tenure.has_lease() {
+            true => self.conclude(now, t, gap, recorded, Some(&inspection), effects),
+            // Another session may have claimed and moved it: the next one reads what was claimed, and judges by that.
+            false => end(t, now, false, AfterSession::Retry, effects),
+        }
     }
 
     fn streaming(
@@ -371,10 +402,7 @@ impl Worker {
                     }
                     let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
                     if let Some(gap) = running.overtaken(&slot, durable) {
-                        let recorded = running.plan.records.progress.last().and_then(Recorded::of);
-                        let inspection = running.inspected.clone();
-                        t.step = Step::Streaming(running);
-                        return self.conclude(now, t, gap, recorded, Some(&inspection), effects);
+                        return self.moved_ahead(now, t, running, gap, effects);
                     }
                 } else {
                     running.absent += 1;

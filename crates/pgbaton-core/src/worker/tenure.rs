@@ -82,6 +82,10 @@ pub(super) struct InTenure {
     /// What the claim that is being made says of etcd.
     pub reset: Option<EtcdReset>,
     pub reset_counted: bool,
+    /// The session that had claimed last when this tenure first read progress; its inner none: nobody had.
+    pub first_read: Option<Option<String>>,
+    /// A session of this tenure, which has no lease, came to a verdict that stops the pipeline.
+    pub refused: bool,
     /// The session that is being made had no answer from etcd.
     pub unverified: bool,
     /// A session was ended as a newer holder would end it, and etcd has not yet said that there is none.
@@ -124,6 +128,8 @@ impl InTenure {
             claimed_last: false,
             reset: None,
             reset_counted: false,
+            first_read: None,
+            refused: false,
             unverified: false,
             challenged: false,
             guarded_since: None,
@@ -177,7 +183,7 @@ impl InTenure {
 
     /// By when what is being closed has to be closed.
     pub(super) fn closed_by(&self, now: Moment) -> Moment {
-        if self.is_guarded() { now + CLOSE_GUARDED } else { self.tenure.closed_by() }
+        if self.is_guarded() || !self.tenure.has_lease() { now + CLOSE_GUARDED } else { self.tenure.closed_by() }
     }
 
     /// At the latest when the tenure has to stop; sooner where a step waits for time.
@@ -340,6 +346,10 @@ impl Worker {
         if let AfterRelease::Quarantine(quarantined) = &then {
             effects.push(Effect::WriteVerdict(quarantined.gap.clone()));
         }
+        if !t.tenure.has_lease() {
+            let pause = self.stands_back(&then);
+            return self.rest(now, then, pause);
+        }
         effects.push(Effect::Release { tenure: t.tenure, handover, to });
         Role::Releasing { then }
     }
@@ -373,6 +383,8 @@ impl Worker {
                 self.sink = Some((Code::KafkaUnreachable, detail));
                 AfterSession::ProbeSink
             }
+            // Where no lease says whose turn it is, the last to come to Kafka goes first.
+            SessionEnd::Sink { code: Code::Fenced, .. } if !t.tenure.has_lease() && !t.claimed => release(false, None),
             SessionEnd::Sink { code, detail } => {
                 self.sink = Some((code, detail));
                 AfterSession::Retry

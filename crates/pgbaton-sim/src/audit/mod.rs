@@ -80,6 +80,8 @@ struct Seen {
 pub(crate) struct Audit {
     violation: Option<Violation>,
     strict: bool,
+    /// No lease is to be looked for.
+    lease_free: bool,
     alive: Vec<Caller>,
     workers: Vec<Seen>,
     // The database.
@@ -108,8 +110,8 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub fn new(workers: usize, strict: bool) -> Self {
-        Audit { workers: vec![Seen::default(); workers], strict, ..Audit::default() }
+    pub fn new(workers: usize, strict: bool, lease_free: bool) -> Self {
+        Audit { workers: vec![Seen::default(); workers], strict, lease_free, ..Audit::default() }
     }
 
     pub fn violation(&self) -> Option<&Violation> {

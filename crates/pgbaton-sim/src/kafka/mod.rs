@@ -130,6 +130,16 @@ impl Kafka {
         }
     }
 
+    /// What was committed before the run began.
+    pub fn seed(&mut self, bus: &mut Bus, progress: Vec<ProgressRecord>) {
+        let txn = u32::try_from(self.outcomes.len()).unwrap_or(u32::MAX);
+        self.outcomes.push(Some(true));
+        let records = progress.into_iter().map(|record| Body::Record(Payload::progress(record)));
+        let entries = &mut self.partitions[PROGRESS].entries;
+        entries.extend(records.chain([Body::Mark]).map(|body| Entry { body, txn }));
+        bus.audit.committed(txn, &[(PROGRESS, entries)], bus.now);
+    }
+
     pub fn go_down(&mut self, bus: &mut Bus, time: Duration) {
         self.outages += 1;
         self.down = Some(self.outages);

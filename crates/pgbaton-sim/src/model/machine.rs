@@ -368,8 +368,13 @@ struct Bench {
 impl Bench {
     /// A worker that has just won the lease.
     fn with_lease(question: &Question, server: Server) -> Bench {
-        let policy =
-            Policy { takeover_grace: Duration::from_secs(1), fenced: true, slot_guarded: true, accept_gaps: false };
+        let policy = Policy {
+            leased: true,
+            takeover_grace: Duration::from_secs(1),
+            fenced: true,
+            slot_guarded: true,
+            accept_gaps: false,
+        };
         let confirmed = Lsn(u64::from(question.confirmed));
         let now = Moment(Duration::from_secs(1000));
         let observation = observation(&server, confirmed);

@@ -63,6 +63,11 @@ impl Process {
             }
             Effect::EndSession { commit, by } => self.end_session(bus, commit, by),
             Effect::ProbeSink => self.probe(bus, false),
+            Effect::WriteVerdict(gap) if !self.policy.leased => {
+                bus.tell(&self.name(), || format!("verdict {}: {}", gap.code, gap.text));
+                bus.audit.verdict_written(self.caller(), &gap, bus.now);
+            }
+            Effect::ClearVerdict | Effect::WriteCheckpoint { .. } if !self.policy.leased => {}
             Effect::WriteVerdict(gap) => self.fire(bus, EtcdRequest::WriteVerdict(gap)),
             Effect::ClearVerdict => self.fire(bus, EtcdRequest::ClearVerdict),
             Effect::WriteCheckpoint { revision, .. } => self.fire(bus, EtcdRequest::Checkpoint { revision }),

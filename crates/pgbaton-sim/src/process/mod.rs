@@ -150,6 +150,9 @@ impl Process {
             (Timer::Status, ms(900)),
             (Timer::Beat, ms(300)),
         ] {
+            if !self.policy.leased && !matches!(timer, Timer::Poll | Timer::Probe) {
+                continue; // The others are etcd's.
+            }
             let after = bus.between(ms(1), most);
             self.timer(bus, after, timer);
         }

@@ -314,7 +314,7 @@ impl Process {
             .as_ref()
             .and_then(|fencing| fencing.read.as_ref())
             .is_some_and(|read| read.position.is_none());
-        if nothing {
+        if nothing && self.policy.leased {
             self.session_call(bus, Request::Etcd(EtcdRequest::HasCheckpoint), seconds(4), SessionCall::Witness);
         } else {
             let input = self.fenced(bus, false);
@@ -601,10 +601,7 @@ impl Process {
             return plan;
         }
         plan.resume.watermark = recorded.watermark;
-        let (Some(publication), Some(config_hash), Some(lease)) = (claim.publication, claim.config_hash, claim.lease)
-        else {
-            return plan;
-        };
+        let (Some(publication), Some(config_hash)) = (claim.publication, claim.config_hash) else { return plan };
         let facts = SessionFacts {
             session: claim.session,
             worker: claim.worker,
@@ -612,7 +609,7 @@ impl Process {
             publication,
             config_hash,
             kafka_cluster: claim.kafka_cluster,
-            lease,
+            lease: claim.lease,
         };
         let divergence = plan
             .records

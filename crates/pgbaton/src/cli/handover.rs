@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     FAILED, UNHEALTHY,
@@ -65,19 +65,19 @@ pub(super) async fn handover(request: Request) -> u8 {
 async fn attempt(request: &Request) -> Result<Done, Failure> {
     let resolved = request.of.resolve().await?;
     let asked_at = Instant::now();
-    let (url, holder) = ask_holder(&resolved, request.to.as_deref()).await?;
-    let (to, term) = successor(&url, &resolved.pipeline, &holder, asked_at).await?;
+    let (url, holder, told) = ask_holder(&resolved, request.to.as_deref()).await?;
+    let (to, term) = successor(&url, &resolved.pipeline, &holder, &told, asked_at).await?;
     Ok(Done { pipeline: resolved.pipeline, from: holder, to, term, took: asked_at.elapsed() })
 }
 
-/// Sends the command to the holder, which the worker either is or names; gives its URL and name.
-async fn ask_holder(resolved: &Resolved, to: Option<&str>) -> Result<(String, String), Failure> {
+/// Sends the command to the holder, which the worker either is or names; gives its URL, its name, and what it answered.
+async fn ask_holder(resolved: &Resolved, to: Option<&str>) -> Result<(String, String, Value), Failure> {
     let body = to.map_or_else(|| json!({}), |to| json!({"to": to}));
     let mut url = resolved.url.clone();
     let mut followed = false;
     loop {
         match resolved.order(&url, "handover", &body).await? {
-            Ok(status) => return Ok((url, status["worker"].as_str().unwrap_or_default().to_owned())),
+            Ok(status) => return Ok((url, status["worker"].as_str().unwrap_or_default().to_owned(), status)),
             // Once: the holder may change under our hands, but two workers may not send us to and fro.
             Err(Refusal { code, holder_url: Some(holder), .. }) if !followed && code == "not_holder" => {
                 followed = true;
@@ -88,11 +88,18 @@ async fn ask_holder(resolved: &Resolved, to: Option<&str>) -> Result<(String, St
     }
 }
 
+/// Without etcd the holder knows no other worker; it sees another process on the slot.
+fn is_read_by_another(now: &Value, before: &Value, pipeline: &str) -> bool {
+    let reader = |status: &Value| status["pipelines"][pipeline]["slot"]["active_pid"].as_i64();
+    now["coordination"]["backend"] == "none" && reader(now).is_some() && reader(now) != reader(before)
+}
+
 /// Looks at all workers until one other than `holder` streams.
 async fn successor(
     url: &str,
     pipeline: &str,
     holder: &str,
+    told: &Value,
     asked_at: Instant,
 ) -> Result<(String, Option<u64>), Failure> {
     let mut urls = vec![url.to_owned()];
@@ -103,7 +110,10 @@ async fn successor(
             if !urls.contains(&found.url) {
                 urls.push(found.url.clone());
             }
-            let Ok((worker, _)) = &found.answer else { continue };
+            let Ok((worker, status)) = &found.answer else { continue };
+            if worker.worker == holder && is_read_by_another(status, told, pipeline) {
+                return Ok(("another worker".to_owned(), None));
+            }
             let view = worker.pipelines.get(pipeline);
             if let Some(view) =
                 view.filter(|view| worker.worker != holder && view.role == "active" && view.state == "stream")

@@ -68,7 +68,7 @@ impl Meant {
         &self.settings().postgres.slot
     }
 
-    pub fn etcd(&self) -> Result<Etcd, Refusal> {
+    pub fn etcd(&self) -> Result<Option<Etcd>, Refusal> {
         servers::etcd(&self.config, &self.name).map_err(Refusal::failed)
     }
 
@@ -77,8 +77,9 @@ impl Meant {
     }
 }
 
-/// The baton must lie on the ground. Where etcd does not answer nobody can say so.
-pub(super) async fn nobody_holds(etcd: &Etcd) -> Result<(), Refusal> {
+/// The baton must lie on the ground. Where etcd does not answer nobody can say so; where there is none, only the slot can.
+pub(super) async fn nobody_holds(etcd: Option<&Etcd>) -> Result<(), Refusal> {
+    let Some(etcd) = etcd else { return Ok(()) };
     let view = etcd.view().await.map_err(|error| {
         Refusal::failed(format!("whether a worker holds the baton cannot be told: {error}; make etcd reachable"))
     })?;

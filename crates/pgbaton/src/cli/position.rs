@@ -167,11 +167,9 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
         return Err(Refusal(USAGE, reason.to_owned()));
     }
     let etcd = meant.etcd()?;
-    nobody_holds(&etcd).await?;
+    nobody_holds(etcd.as_ref()).await?;
     let inspection = look(&meant).await?;
-    if let Some(pid) = inspection.reader_pid {
-        return Err(Refusal::failed(format!("process {pid} reads slot {}; end it first", meant.slot())));
-    }
+    nobody_reads(&meant, &inspection)?;
     let resume = match judge_first_start(&inspection.server, &inspection.slot) {
         Verdict::Continue(resume, _) => resume,
         Verdict::Quarantine(gap) => return Err(Refusal::failed(format!("{}: {}", gap.code.as_str(), gap.text))),
@@ -181,7 +179,11 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
     let Fenced { session: mut sink, read } =
         KafkaSession::fence(&target, &first_open(&session, &worker)).await.map_err(Refusal::failed)?;
     // A worker that came meanwhile is fenced by us; it goes first all the same.
-    if let Err(refusal) = nobody_holds(&etcd).await {
+    let alone = async {
+        nobody_holds(etcd.as_ref()).await?;
+        nobody_reads(&meant, &look(&meant).await?)
+    };
+    if let Err(refusal) = alone.await {
         sink.abort().await;
         return Err(refusal);
     }
@@ -196,7 +198,7 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
         },
         config_hash: servers::config_hash(meant.settings()),
         kafka_cluster: read.kafka_cluster.clone(),
-        lease: lease(&etcd).await?,
+        lease: lease(etcd.as_ref()).await?,
     };
     let term = Term(before.and_then(|record| record.term).map_or(1, |term| term.0 + 1));
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|stored| stored.hash.clone()));
@@ -219,6 +221,13 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn nobody_reads(meant: &Meant, seen: &Inspection) -> Result<(), Refusal> {
+    match seen.reader_pid {
+        None => Ok(()),
+        Some(pid) => Err(Refusal::failed(format!("process {pid} reads slot {}; end it first", meant.slot()))),
+    }
+}
+
 /// A commit is decided before its records can be read: who is told that it is done shall see it.
 async fn until_readable(target: &KafkaTarget, term: Term) -> Result<(), Refusal> {
     let deadline = Instant::now() + COMMIT_LIMIT;
@@ -235,10 +244,11 @@ async fn until_readable(target: &KafkaTarget, term: Term) -> Result<(), Refusal>
 }
 
 /// No lease stands behind this claim; etcd's own revision orders it before every later holder.
-async fn lease(etcd: &Etcd) -> Result<LeaseMark, Refusal> {
+async fn lease(etcd: Option<&Etcd>) -> Result<Option<LeaseMark>, Refusal> {
+    let Some(etcd) = etcd else { return Ok(None) };
     let status = etcd.anywhere(|mut client| async move { client.status().await }).await.map_err(Refusal::failed)?;
     let (cluster, revision) = status.header().map_or((0, 0), |header| (header.cluster_id(), header.revision()));
-    Ok(LeaseMark { cluster_id: format!("{cluster:x}"), revision, left: Vec::new() })
+    Ok(Some(LeaseMark { cluster_id: format!("{cluster:x}"), revision, left: Vec::new() }))
 }
 
 fn random_hex() -> std::io::Result<String> {

@@ -144,7 +144,7 @@ async fn drop_it(which: &Which, yes: Option<&str>) -> Result<(), Refusal> {
         let reason = format!("what slot {name} holds back is gone when it is dropped; say --yes {name}");
         return Err(Refusal(USAGE, reason));
     }
-    nobody_holds(&meant.etcd()?).await?;
+    nobody_holds(meant.etcd()?.as_ref()).await?;
     let seen = look(&meant).await?;
     if seen.slot.is_none() {
         return Err(Refusal::failed(format!("there is no slot {name}")));

@@ -39,8 +39,10 @@ choices! {
     /// Where the workers agree on who tries.
     Backend:
         /// A lease in etcd.
-        Etcd = "etcd";
-        later: "none"
+        Etcd = "etcd",
+        /// Nowhere: the slot and the sink's fence are all that workers have in common.
+        None = "none";
+        later:
 
     /// What the holder does when etcd does not answer.
     OnLoss:

@@ -76,7 +76,7 @@ impl HttpConfig {
 pub struct CoordinationConfig {
     /// The kind of store.
     pub backend: Backend,
-    /// URLs of etcd, at least one; all `http` or all `https`.
+    /// URLs of etcd, at least one; all `http` or all `https`. Not used without etcd.
     pub endpoints: Vec<String>,
     /// Who signs etcd's certificates; the system's authorities by default. Only with `https`.
     pub ca_file: Option<PathBuf>,

@@ -43,7 +43,8 @@ fn config(mut root: Section<'_>) -> Option<Config> {
     }
     let http = http(root.section("http"));
     let coordination = coordination(root.section("coordination"));
-    let pipelines = pipelines(&mut root);
+    let backend = coordination.as_ref().map(|coordination| coordination.backend);
+    let pipelines = pipelines(&mut root, backend);
     let log = log(root.section("log"));
     Some(Config { name: name?, http: http?, coordination: coordination?, pipelines: pipelines?, log: log? })
 }
@@ -63,7 +64,7 @@ fn url(section: &mut Section<'_>, key: &str) -> Option<String> {
 fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
     let backend = section.or("backend", Backend::Etcd.as_str(), Backend::parse);
     let endpoints = section.urls("endpoints", urls::server_url(&["http", "https"]));
-    if endpoints.as_ref().is_some_and(Vec::is_empty) {
+    if backend != Some(Backend::None) && endpoints.as_ref().is_some_and(Vec::is_empty) {
         section.refuse("endpoints", "missing; allowed: a list of etcd's URLs, as in [\"http://127.0.0.1:2379\"]");
     }
     let ca_file = section.optional("ca_file", rules::readable_file);
@@ -130,7 +131,7 @@ fn password(section: &mut Section<'_>) -> (Option<Secret>, Option<PathBuf>) {
     (here.or(read), file)
 }
 
-fn pipelines(root: &mut Section<'_>) -> Option<BTreeMap<String, PipelineConfig>> {
+fn pipelines(root: &mut Section<'_>, backend: Option<Backend>) -> Option<BTreeMap<String, PipelineConfig>> {
     let mut all = root.section("pipelines");
     let names = all.names();
     if names.is_empty() {
@@ -139,7 +140,7 @@ fn pipelines(root: &mut Section<'_>) -> Option<BTreeMap<String, PipelineConfig>>
     }
     let mut pipelines = BTreeMap::new();
     for name in &names {
-        let pipeline = pipeline(all.section(name));
+        let pipeline = pipeline(all.section(name), backend);
         if !rules::is_pipeline_name(name) {
             all.refuse(name, "not a pipeline's name; allowed: 1 to 63 of the characters a-z 0-9 _ -");
         }
@@ -161,13 +162,13 @@ fn pipelines(root: &mut Section<'_>) -> Option<BTreeMap<String, PipelineConfig>>
     (pipelines.len() == names.len()).then_some(pipelines)
 }
 
-fn pipeline(mut section: Section<'_>) -> Option<PipelineConfig> {
+fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<PipelineConfig> {
     let on_gap = section.or("on_gap", OnGap::Halt.as_str(), OnGap::parse);
     let standby_barrier = section.or("standby_barrier", StandbyBarrier::Off.as_str(), StandbyBarrier::parse);
     let grace = rules::duration(Duration::from_millis(100)..=Duration::from_secs(300));
     let takeover_grace = section.or("takeover_grace", "1s", grace);
     let postgres = postgres(section.section("postgres"));
-    let kafka = kafka(section.section("kafka"));
+    let kafka = kafka(section.section("kafka"), backend);
     Some(PipelineConfig {
         on_gap: on_gap?,
         standby_barrier: standby_barrier?,
@@ -196,10 +197,16 @@ fn postgres(mut section: Section<'_>) -> Option<PostgresConfig> {
     })
 }
 
-fn kafka(mut section: Section<'_>) -> Option<KafkaConfig> {
+fn kafka(mut section: Section<'_>, backend: Option<Backend>) -> Option<KafkaConfig> {
     let brokers = section.required("brokers", "HOST:PORT, several separated by commas", rules::brokers);
     let topic_prefix = section.required("topic_prefix", "a text unique in the Kafka cluster", rules::topic_prefix);
     let delivery = section.or("delivery", Delivery::ExactlyOnce.as_str(), Delivery::parse);
+    if backend == Some(Backend::None) && delivery.is_some_and(|delivery| delivery != Delivery::ExactlyOnce) {
+        section.refuse(
+            "delivery",
+            "found beside coordination.backend = \"none\"; allowed: exactly-once, whose fence is all there is",
+        );
+    }
     let format = section.or("format", Format::Debezium.as_str(), Format::parse);
     let compat = section.or("compat", Compat::Honest.as_str(), Compat::parse);
     let atomic_up_to = section.number("atomic_up_to", 100_000, 1..=10_000_000);

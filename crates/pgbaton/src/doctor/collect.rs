@@ -14,7 +14,7 @@ use super::facts::{
     EtcdFacts, EtcdMember, Facts, PatroniFacts, PipelineFacts, PostgresFacts, Refused, ServerFacts, Wanted,
 };
 use crate::cli::client;
-use crate::config::{Config, CoordinationConfig, PipelineConfig};
+use crate::config::{Backend, Config, CoordinationConfig, PipelineConfig};
 use crate::coordination::{Etcd, EtcdError};
 use crate::servers;
 
@@ -29,7 +29,13 @@ const KAFKA_LIMIT: Duration = Duration::from_secs(30);
 /// Collects everything, all servers at the same time.
 pub async fn collect(config: &Config) -> Facts {
     let pipelines = join_all(config.pipelines.iter().map(|(name, settings)| pipeline(config, name, settings)));
-    let (etcd, pipelines) = join(etcd(&config.coordination), pipelines).await;
+    let coordination = async {
+        match config.coordination.backend {
+            Backend::Etcd => Some(etcd(&config.coordination).await),
+            Backend::None => None,
+        }
+    };
+    let (etcd, pipelines) = join(coordination, pipelines).await;
     Facts { etcd, pipelines }
 }
 

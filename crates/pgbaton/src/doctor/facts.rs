@@ -11,8 +11,8 @@ use serde::Deserialize;
 /// All of it.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// What all pipelines share.
-    pub etcd: EtcdFacts,
+    /// What all pipelines share; none where the workers go without.
+    pub etcd: Option<EtcdFacts>,
     /// Each pipeline's.
     pub pipelines: Vec<PipelineFacts>,
 }

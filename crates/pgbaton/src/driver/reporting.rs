@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use pgbaton_core::{ClaimPlan, Code, Gap, Inspection, Moment, SessionEnd, State, Switch, Worker};
+use pgbaton_core::{ClaimPlan, Code, Gap, Inspection, Moment, SessionEnd, State, Switch, Tenure, Worker};
 use tracing::{info, warn};
 
 use super::looking::Extra;
@@ -239,8 +239,8 @@ impl Reporter {
         if let Some(term) = worker.term() {
             self.status.term = Some(term);
         }
-        self.status.holder = worker.holder().map(|holder| holder.worker.clone());
-        self.status.lease = worker.tenure().map(|tenure| status::Lease {
+        self.status.holder = worker.holder_name().map(str::to_owned);
+        self.status.lease = worker.tenure().filter(Tenure::has_lease).map(|tenure| status::Lease {
             revision: tenure.revision,
             ttl_ms: u64::try_from(tenure.ttl().as_millis()).unwrap_or(u64::MAX),
             ends_at: tenure.ends_at(),

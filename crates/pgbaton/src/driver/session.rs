@@ -80,7 +80,7 @@ pub async fn read_holder(etcd: Arc<Etcd>, tenure: Tenure) -> Step {
 }
 
 /// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.
-pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Arc<Etcd>, worker: String, session: String) -> Step {
+pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Option<Arc<Etcd>>, worker: String, session: String) -> Step {
     let open = first_open(&session, &worker);
     let fenced = match timeout(FENCE_LIMIT, kafka.fence(&open)).await {
         Ok(Ok(fenced)) => fenced,
@@ -93,7 +93,11 @@ pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Arc<Etcd>, worker: String, se
     let Fenced { session: sink, read } = fenced;
     let mut witness = None;
     if read.position.is_none() {
-        witness = match etcd.get("checkpoint", false).await {
+        let stored = match &etcd {
+            Some(etcd) => etcd.get("checkpoint", false).await,
+            None => Ok(Vec::new()),
+        };
+        witness = match stored {
             Ok(stored) if stored.is_empty() => None,
             Ok(_) => Some("etcd holds a checkpoint of this pipeline".to_owned()),
             Err(error) => {

@@ -26,7 +26,7 @@ pub struct WorkerStatus {
 /// The store in which workers agree on who tries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Coordination {
-    /// `etcd`.
+    /// `etcd` or `none`.
     pub backend: &'static str,
     /// Whether it answers.
     pub reachable: bool,

@@ -25,8 +25,13 @@ impl Bench {
             database: "appdb".into(),
             config_hash: "c".into(),
         };
-        let policy =
-            Policy { takeover_grace: Duration::from_secs(1), fenced: true, slot_guarded: true, accept_gaps: false };
+        let policy = Policy {
+            leased: true,
+            takeover_grace: Duration::from_secs(1),
+            fenced: true,
+            slot_guarded: true,
+            accept_gaps: false,
+        };
         Bench { worker: Worker::new(identity, policy), now: Moment(Duration::from_secs(1000)) }
     }
 
@@ -616,4 +621,5 @@ fn an_older_session_of_ours_is_asked_to_go_and_a_foreign_consumer_is_not() {
     assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}");
 }
 
+mod lease_free;
 mod takeover;

@@ -15,7 +15,7 @@ use super::facts::{Facts, PipelineFacts};
 
 /// All findings: etcd's first, then each pipeline's.
 pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = etcd::judge(&facts.etcd);
+    let mut findings: Vec<_> = facts.etcd.iter().flat_map(etcd::judge).collect();
     for pipeline in &facts.pipelines {
         let of_pipeline = judge_pipeline(pipeline).into_iter();
         findings.extend(of_pipeline.map(|finding| Finding { pipeline: Some(pipeline.name.clone()), ..finding }));

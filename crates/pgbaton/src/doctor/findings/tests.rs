@@ -45,7 +45,7 @@ fn healthy() -> Facts {
         patroni: Some(patroni()),
         kafka: Ok(kafka()),
     };
-    Facts { etcd, pipelines: vec![pipeline] }
+    Facts { etcd: Some(etcd), pipelines: vec![pipeline] }
 }
 
 fn postgres() -> PostgresFacts {
@@ -349,19 +349,19 @@ const FIXTURES: &[(Harm, &str, Level, &str)] = &[
     (|f| drop(pat(f).members.pop()), "patroni_members", Level::Warning, "add nodes"),
     (|f| pat(f).paused = true, "patroni_paused", Level::Warning, "patronictl resume"),
     // etcd.
-    (|f| f.etcd.endpoints[0].1 = Err("refused".into()), "etcd_endpoint", Level::Warning, "coordination.endpoints"),
+    (|f| etc(f).endpoints[0].1 = Err("refused".into()), "etcd_endpoint", Level::Warning, "coordination.endpoints"),
     (|f| member(f).has_leader = false, "etcd_endpoint", Level::Error, "start the other members"),
     (|f| member(f).alarms.push("NOSPACE".into()), "etcd_endpoint", Level::Error, "etcdctl alarm disarm"),
     (|f| member(f).version = "3.4.23".into(), "etcd_endpoint", Level::Warning, "upgrade etcd"),
     (|f| member(f).latency = Duration::from_millis(400), "etcd_endpoint", Level::Warning, "a disk of its own"),
     (
-        |f| f.etcd.endpoints.iter_mut().for_each(|(_, member)| member.as_mut().unwrap().members = 2),
+        |f| etc(f).endpoints.iter_mut().for_each(|(_, member)| member.as_mut().unwrap().members = 2),
         "etcd_members",
         Level::Warning,
         "three members",
     ),
-    (|f| f.etcd.granted_ttl = Ok(Duration::from_secs(15)), "etcd_lease", Level::Warning, "--election-timeout"),
-    (|f| f.etcd.granted_ttl = Err("denied".into()), "etcd_lease", Level::Error, "readwrite /pgbaton/"),
+    (|f| etc(f).granted_ttl = Ok(Duration::from_secs(15)), "etcd_lease", Level::Warning, "--election-timeout"),
+    (|f| etc(f).granted_ttl = Err("denied".into()), "etcd_lease", Level::Error, "readwrite /pgbaton/"),
     // Kafka.
     (|f| lock_out(f, KafkaFault::Unreachable { reason: "no".into() }), "kafka_connect", Level::Error, "advertised"),
     (|f| lock_out(f, KafkaFault::AuthFailed { reason: "no".into() }), "kafka_connect", Level::Error, "sasl.password"),
@@ -421,8 +421,12 @@ const FIXTURES: &[(Harm, &str, Level, &str)] = &[
     ),
 ];
 
+fn etc(facts: &mut Facts) -> &mut EtcdFacts {
+    facts.etcd.as_mut().unwrap()
+}
+
 fn member(facts: &mut Facts) -> &mut EtcdMember {
-    facts.etcd.endpoints[0].1.as_mut().unwrap()
+    etc(facts).endpoints[0].1.as_mut().unwrap()
 }
 
 fn lock_out(facts: &mut Facts, fault: KafkaFault) {

@@ -11,19 +11,24 @@ use super::{Fact, PROBE_LIMIT, Pipeline};
 use crate::coordination::{self, Granted, VerdictValue};
 
 impl Pipeline {
+    /// Where there is no etcd, nothing asks for a lease or its key, and what only tells others there stays unsaid.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Contend { replacing, tenures } => self.contend(replacing, tenures),
             Effect::KeepAlive(tenure) => {
-                let task = coordination::keep_alive(self.renewing.clone(), tenure, telling(&self.facts.0));
+                let Some(etcd) = self.renewing.clone() else { return };
+                let task = coordination::keep_alive(etcd, tenure, telling(&self.facts.0));
                 self.keepalive = Some(self.tasks.spawn(task));
             }
-            Effect::ReadHolder(tenure) => self.step(session::read_holder(self.etcd.clone(), tenure)),
+            Effect::ReadHolder(tenure) => {
+                let Some(etcd) = self.etcd.clone() else { return };
+                self.step(session::read_holder(etcd, tenure));
+            }
             Effect::Release { tenure, handover, to } => {
                 if let Some(keepalive) = self.keepalive.take() {
                     keepalive.abort();
                 }
-                let etcd = self.etcd.clone();
+                let Some(etcd) = self.etcd.clone() else { return };
                 self.tell(session::release(etcd, tenure, handover.then_some(to)));
             }
             Effect::Inspect => {
@@ -98,7 +103,7 @@ impl Pipeline {
             }
             Effect::WriteVerdict(gap) => self.write_verdict(&gap),
             Effect::ClearVerdict => {
-                let etcd = self.etcd.clone();
+                let Some(etcd) = self.etcd.clone() else { return };
                 self.tasks.spawn(async move {
                     let _ = etcd.delete("verdict").await;
                 });
@@ -123,8 +128,9 @@ impl Pipeline {
     }
 
     fn contend(&mut self, replacing: Option<Replaced>, tenures: u32) {
+        let Some(etcd) = self.etcd.clone() else { return };
         self.holder_value.tenures = tenures;
-        let (etcd, value, ttl) = (self.etcd.clone(), self.holder_value.clone(), self.lease_ttl);
+        let (value, ttl) = (self.holder_value.clone(), self.lease_ttl);
         self.tell(async move {
             let Ok(granted) = etcd.grant(ttl).await else { return Input::NotWon };
             match etcd.take_holder(granted.id, &value, replacing.map(|replaced| replaced.revision)).await {
@@ -165,7 +171,7 @@ impl Pipeline {
             at: crate::clock::Timestamp::now().to_string(),
             accepted: None,
         };
-        let etcd = self.etcd.clone();
+        let Some(etcd) = self.etcd.clone() else { return };
         self.tasks.spawn(async move {
             let _ = etcd
                 .put("verdict", serde_json::to_vec(&value).expect("texts and numbers always serialise"), None)
@@ -186,7 +192,7 @@ impl Pipeline {
         let value = serde_json::json!({
             "pipeline": self.name, "term": term, "position": reached, "kafka_cluster": kafka_cluster,
         });
-        let etcd = self.etcd.clone();
+        let Some(etcd) = self.etcd.clone() else { return };
         self.tasks.spawn(async move {
             let _ = etcd.put_guarded("checkpoint", value.to_string().into_bytes(), revision).await;
         });

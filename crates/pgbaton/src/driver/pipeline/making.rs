@@ -15,8 +15,8 @@ use super::super::session::Session;
 use super::super::watchdog::Watchdog;
 use super::super::{Error, inspecting};
 use super::{FACTS, Fact, PROBE_LIMIT, PROBE_PERIOD, Pipeline};
-use crate::config::{Config, Delivery, OnGap, OnLoss};
-use crate::coordination::{self, Etcd, HolderValue, Peers, WorkerValue};
+use crate::config::{Backend, Config, Delivery, OnGap, OnLoss};
+use crate::coordination::{self, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
 use crate::servers;
@@ -65,19 +65,21 @@ impl Pipeline {
             kafka: false,
         };
         let policy = Policy {
+            leased: config.coordination.backend == Backend::Etcd,
             takeover_grace: settings.takeover_grace,
             fenced: settings.kafka.delivery == Delivery::ExactlyOnce,
             slot_guarded: config.coordination.on_loss == OnLoss::SlotGuarded,
             accept_gaps: settings.on_gap == OnGap::Accept,
         };
         let (peers_told, peers) = watch::channel(Peers::new());
-        let prefix_in_etcd = format!("{}/{name}", config.coordination.prefix);
-        let etcd = Arc::new(Etcd::new(&config.coordination, prefix_in_etcd.clone())?);
-        let renewing = Arc::new(Etcd::new(&config.coordination, prefix_in_etcd)?);
+        let etcd = servers::etcd(config, name)?.map(Arc::new);
+        let renewing = servers::etcd(config, name)?.map(Arc::new);
         let own = watch::Sender::new(own);
         let mut tasks = JoinSet::new();
         let facts = mpsc::channel(FACTS);
-        tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told, telling(&facts.0)));
+        if let Some(etcd) = &etcd {
+            tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told, telling(&facts.0)));
+        }
         let followed = watch::Sender::new(None);
         tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), telling(&facts.0)));
         Ok(Pipeline {
@@ -130,7 +132,9 @@ impl Pipeline {
 
     /// The tasks that look out for as long as the pipeline runs.
     pub(super) fn spawn_lookouts(&mut self) {
-        self.tasks.spawn(coordination::watch_holder(self.etcd.clone(), telling(&self.facts.0)));
+        if let Some(etcd) = &self.etcd {
+            self.tasks.spawn(coordination::watch_holder(etcd.clone(), telling(&self.facts.0)));
+        }
         let facts = self.facts.0.clone();
         let seed = u64::from_str_radix(&self.holder_value.nonce, 16).unwrap_or(1);
         let poller = Poller {

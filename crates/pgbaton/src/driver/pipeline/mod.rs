@@ -62,9 +62,10 @@ pub struct Pipeline {
     facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
     orders: mpsc::Receiver<Command>,
     look_now: Arc<Notify>,
-    etcd: Arc<Etcd>,
+    /// None where the workers go without.
+    etcd: Option<Arc<Etcd>>,
     /// The keepalive's own.
-    renewing: Arc<Etcd>,
+    renewing: Option<Arc<Etcd>>,
     conninfo: Arc<Conninfo>,
     wanted: Arc<inspecting::Wanted>,
     kafka: Arc<KafkaStandby>,

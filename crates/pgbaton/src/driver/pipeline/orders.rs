@@ -1,6 +1,6 @@
 //! What people ask of a pipeline: hand over, pause, resume, accept a gap. Answered at once; what follows shows in the status.
 
-use pgbaton_core::{Input, can_be_accepted};
+use pgbaton_core::{Code, Input, can_be_accepted};
 use tracing::{info, warn};
 
 use super::Pipeline;
@@ -13,6 +13,7 @@ impl Pipeline {
     pub(super) fn order(&mut self, order: Command) -> Option<Input> {
         match order {
             Command::Handover { to, answer } => return self.hand_over(to, answer),
+            Command::AcceptGap(answer) if self.etcd.is_none() => return self.accept_here(answer),
             Command::Pause(answer) => {
                 let value = serde_json::json!({"by": self.holder_value.worker, "at": Timestamp::now()});
                 self.ask(answer, "paused", move |etcd| async move {
@@ -34,7 +35,13 @@ impl Pipeline {
     where
         F: Future<Output = Result<(), Refused>> + Send + 'static,
     {
-        let (asking, name) = (asking(self.etcd.clone()), self.name.clone());
+        let Some(etcd) = self.etcd.clone() else {
+            let fix = "stop the workers instead; or let them agree in etcd (coordination.backend)";
+            let _ =
+                answer.send(Err(refusal("needs_etcd", "without etcd no worker can tell the others".to_owned(), fix)));
+            return;
+        };
+        let (asking, name) = (asking(etcd), self.name.clone());
         self.tasks.spawn(async move {
             let outcome = asking.await;
             match &outcome {
@@ -43,6 +50,17 @@ impl Pipeline {
             }
             let _ = answer.send(outcome);
         });
+    }
+
+    /// The verdict is this worker's own, and so is the acceptance.
+    fn accept_here(&mut self, answer: Answer) -> Option<Input> {
+        let outcome = self.worker.gap().map_or_else(|| Err(no_gap()), |gap| acceptable(gap.code, &gap.text));
+        let accepted = outcome.is_ok().then_some(Input::GapAccepted);
+        if accepted.is_some() {
+            info!(pipeline = self.name, "gap accepted by an operator");
+        }
+        let _ = answer.send(outcome);
+        accepted
     }
 
     fn hand_over(&mut self, to: Option<String>, answer: Answer) -> Option<Input> {
@@ -56,7 +74,11 @@ impl Pipeline {
         let unknown = to
             .as_ref()
             .filter(|to| !self.peers.borrow().iter().any(|peer| peer.reachable && peer.value.worker == **to));
-        let refused = refused.or_else(|| {
+        let nameless = to.as_ref().filter(|_| self.etcd.is_none()).map(|_| {
+            let fix = "hand over without a name: whichever worker sees the slot free first will take it";
+            refusal("needs_etcd", "without etcd no successor can be named".to_owned(), fix)
+        });
+        let refused = refused.or(nameless).or_else(|| {
             unknown.map(|to| {
                 refusal(
                     "unknown_worker",
@@ -89,11 +111,9 @@ async fn accept(etcd: &Etcd, by: String) -> Result<(), Refused> {
         Some((verdict, stored.revision))
     });
     let Some((mut verdict, revision)) = found else {
-        return Err(refusal("no_gap", "no verdict stops this pipeline".to_owned(), "look at /status"));
+        return Err(no_gap());
     };
-    can_be_accepted(verdict.code).map_err(|fix| {
-        refusal("not_acceptable", format!("{} cannot be accepted as it is: {}", verdict.code, verdict.text), fix)
-    })?;
+    acceptable(verdict.code, &verdict.text)?;
     verdict.accepted = Some(Accepted { by, at: Timestamp::now().to_string() });
     let value = serde_json::to_vec(&verdict).expect("texts and numbers always serialise");
     match etcd.replace("verdict", value, revision).await.map_err(silent)? {
@@ -104,6 +124,15 @@ async fn accept(etcd: &Etcd, by: String) -> Result<(), Refused> {
             "read the new one, and accept it if it may be accepted",
         )),
     }
+}
+
+fn no_gap() -> Refused {
+    refusal("no_gap", "no verdict stops this pipeline".to_owned(), "look at /status")
+}
+
+fn acceptable(code: Code, text: &str) -> Result<(), Refused> {
+    can_be_accepted(code)
+        .map_err(|fix| refusal("not_acceptable", format!("{code} cannot be accepted as it is: {text}"), fix))
 }
 
 fn refusal(code: &'static str, message: String, fix: &str) -> Refused {
