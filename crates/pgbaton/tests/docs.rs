@@ -1,4 +1,4 @@
-//! What the pages say of commands, keys and defaults is what the program knows.
+//! What the pages and the schema say of commands, keys and defaults is what the program knows.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -24,7 +24,7 @@ topic_prefix = "orders"
 "#;
 
 /// Heading on the page, table in the file.
-const SECTIONS: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 6] = [
     ("[http]", "http"),
     ("[coordination]", "coordination"),
     ("[pipelines.NAME]", "pipelines.orders"),
@@ -54,18 +54,20 @@ fn config(arguments: &[&str], text: &str) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-/// The keys of a section's table, with what stands in the column of defaults.
-fn documented(heading: &str) -> BTreeMap<String, String> {
-    let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
-    let section = page.split("\n### `").find_map(|part| part.strip_prefix(heading)?.strip_prefix('`')).unwrap();
-    let section = section.split("\n#").next().unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
-    let cells = rows.map(|row| format!("`{row}").split(" | ").map(str::to_owned).collect::<Vec<_>>());
-    let keys = cells.flat_map(|cells| {
-        let names: Vec<_> = cells[0].split(", ").map(|name| name.trim_matches('`').to_owned()).collect();
-        names.into_iter().map(move |name| (name, cells[1].clone()))
+fn schema() -> Value {
+    let (code, out) = pgbaton(&["config", "schema"]);
+    assert_eq!(code, Some(0));
+    serde_json::from_str(&out).unwrap()
+}
+
+/// The keys of a table, those that are tables themselves left out.
+fn keys<'s>(schema: &'s Value, table: &str) -> BTreeMap<&'s str, &'s Value> {
+    let table = table.split('.').fold(schema, |above, name| {
+        let named = &above["properties"][name];
+        if named.is_null() { &above["additionalProperties"] } else { named }
     });
-    keys.collect()
+    let keys = table["properties"].as_object().unwrap().iter().filter(|(_, key)| key["type"] != "object");
+    keys.map(|(name, key)| (name.as_str(), key)).collect()
 }
 
 /// What the program itself says is allowed in a table.
@@ -84,24 +86,36 @@ fn known(table: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_configuration_page_has_every_key_and_no_other() {
-    for (heading, table) in SECTIONS {
-        let documented: BTreeSet<_> = documented(heading).into_keys().collect();
-        assert_eq!(documented, known(table), "{heading}");
+fn the_configuration_page_says_what_the_program_says() {
+    let page = fs::read_to_string(root().join(xtask::docs::PAGE)).unwrap();
+    let made = xtask::docs::filled(&page, &schema()).unwrap();
+    assert!(page == made, "{} is stale: run `cargo xtask docs`", xtask::docs::PAGE);
+    for (heading, table) in TABLES {
+        let section =
+            page.split("\n### `").find(|part| part.starts_with(heading)).unwrap_or_else(|| panic!("{heading}"));
+        let keys = keys(&schema(), table).into_keys().map(|key| format!("\n| `{key}` |")).collect::<Vec<_>>();
+        assert!(keys.iter().all(|key| section.contains(key)), "{heading}");
     }
 }
 
 #[test]
-fn the_configuration_page_has_the_defaults_that_take_effect() {
-    let effective = config(&["config", "print"], MINIMAL);
+fn the_schema_has_every_key_and_no_other() {
+    let schema = schema();
+    for (_, table) in TABLES {
+        let described: BTreeSet<_> = keys(&schema, table).into_keys().map(str::to_owned).collect();
+        assert_eq!(described, known(table), "{table}");
+    }
+}
+
+#[test]
+fn the_schema_has_the_defaults_that_take_effect() {
+    let (schema, effective) = (schema(), config(&["config", "print"], MINIMAL));
     let mut compared = 0;
-    for (heading, table) in SECTIONS {
+    for (_, table) in TABLES {
         let section = table.split('.').fold(&effective, |value, key| &value[key]);
-        for (key, default) in documented(heading) {
-            let plain = default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
-            let Some(plain) = plain.filter(|_| !section[&key].is_null() && default != "required") else { continue };
-            let found = section[&key].as_str().map_or_else(|| section[&key].to_string(), str::to_owned);
-            assert_eq!(found, plain, "{table}.{key}");
+        for (name, key) in keys(&schema, table) {
+            let Some(default) = key.get("default") else { continue };
+            assert_eq!(&section[name], default, "{table}.{name}");
             compared += 1;
         }
     }

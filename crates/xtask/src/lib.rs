@@ -9,6 +9,7 @@
 //! - [`compose`]: the same in containers, as `docker-compose.patroni.yml` says;
 //! - [`single`]: one PostgreSQL, one etcd, one Kafka, for tests that need no cluster;
 //! - [`chores`]: commands that build and run the rest of the workspace;
+//! - [`docs`]: the parts of the pages that the program writes;
 //! - [`suite`]: `cargo xtask test`.
 //!
 //! Deliberately absent: anything that judges pgbaton. That is the package `pgbaton-tests`.
@@ -17,6 +18,7 @@ pub mod build;
 pub mod chores;
 pub mod cluster;
 pub mod compose;
+pub mod docs;
 mod http;
 pub mod instance;
 mod kafka;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xtask::cluster::{Cluster, MAIN, Spec};
-use xtask::{chores, setup, suite, wait};
+use xtask::{chores, docs, setup, suite, wait};
 
 /// pgbaton's chores
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Chore {
     },
     /// The local cluster: etcd, Patroni, HAProxy, Kafka, workers
     Cluster(ClusterArgs),
+    /// Make the parts of the pages that come from the program
+    Docs,
     /// Remove all that the chores made
     Clean,
     /// Format, lints, unit tests, real servers, whole clusters; or only the tests whose name contains FILTER
@@ -173,6 +175,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
     match chore {
         Chore::Setup { check } => setup::run(check)?,
         Chore::Cluster(args) => return cluster(&args.instance, args.command),
+        Chore::Docs => docs::run()?,
         Chore::Clean => chores::clean()?,
         Chore::Test { filter } => {
             let passed = suite::run(filter.as_deref())?;

@@ -1,9 +1,9 @@
-//! `pgbaton config check` and `print`.
+//! `pgbaton config check`, `print` and `schema`.
 
 use serde_json::json;
 
 use super::{USAGE, complain, say};
-use crate::config::{Given, Invalid, load};
+use crate::config::{self, Given, Invalid, load};
 
 pub(super) fn check(given: &Given, json: bool) -> u8 {
     match (load(given), json) {
@@ -33,6 +33,11 @@ pub(super) fn print(given: &Given, json: bool) -> u8 {
         Ok(loaded) => say(loaded.effective.to_toml().trim_end()),
         Err(invalid) => return refuse(&invalid),
     }
+    0
+}
+
+pub(super) fn schema() -> u8 {
+    say(format_args!("{:#}", config::schema()));
     0
 }
 

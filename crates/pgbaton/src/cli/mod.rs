@@ -159,6 +159,8 @@ enum ConfigVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the JSON Schema (draft 2020-12) of the configuration, for editors and checks
+    Schema,
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +200,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         }
         Verb::Config(ConfigVerb::Check { files, json }) => config::check(&files.given(), json),
         Verb::Config(ConfigVerb::Print { files, json }) => config::print(&files.given(), json),
+        Verb::Config(ConfigVerb::Schema) => config::schema(),
         Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
         Verb::Pause(order) => on_small_runtime(order::pause(order)),

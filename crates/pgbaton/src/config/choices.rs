@@ -1,6 +1,13 @@
 //! The settings that are one word of a few. Words that a later version will know are refused by name, not ignored.
 
-use super::mistake::{Checked, Wrong};
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use super::{
+    mistake::{Checked, Wrong},
+    schema,
+};
 
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident: $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+; later: $($later:literal),*)+) => {
@@ -13,7 +20,7 @@ macro_rules! choices {
 
             impl $name {
                 /// The word in the configuration.
-                pub fn as_str(self) -> &'static str {
+                pub const fn as_str(self) -> &'static str {
                     match self { $(Self::$variant => $text,)+ }
                 }
 
@@ -25,6 +32,20 @@ macro_rules! choices {
                             allowed: [$(concat!("\"", $text, "\"")),+].join(", "),
                         }),
                     }
+                }
+            }
+
+            impl JsonSchema for $name {
+                fn inline_schema() -> bool {
+                    true
+                }
+
+                fn schema_name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    schema::choice(&[$($text),+], &[$($later),*])
                 }
             }
         )+

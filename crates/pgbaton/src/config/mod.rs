@@ -2,8 +2,11 @@
 //! mistakes of one that is not come back together, each with its place.
 //!
 //! Later wins: defaults, files in their order, `PGBATON_` variables (`__` nests), flags.
+//!
+//! The schema and the reference in the docs are made from the types below: the comment of a field is what users read.
 
 mod choices;
+mod defaults;
 mod document;
 mod effective;
 mod mistake;
@@ -11,6 +14,7 @@ mod properties;
 mod read;
 mod reader;
 mod rules;
+mod schema;
 mod section;
 mod sources;
 mod urls;
@@ -25,33 +29,41 @@ use std::{
 pub use choices::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier};
 pub use effective::Effective;
 pub use mistake::{Invalid, Mistake, Place};
+pub use schema::schema;
 pub use sources::Given;
+
+use schemars::JsonSchema;
 
 use crate::secret::Secret;
 
 /// Everything a worker is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct Config {
-    /// This worker, unique in the cluster; the host's name by default.
+    /// This worker, unique in the cluster.
+    #[schemars(regex(pattern = rules::WORKER_NAME_PATTERN), extend("x-allowed" = rules::WORKER_NAME, "x-default" = "the host's name"))]
     pub name: String,
     /// Where it answers.
     pub http: HttpConfig,
     /// Where the workers agree on who tries.
     pub coordination: CoordinationConfig,
     /// One slot and its sink each; at least one, no two with the same topic prefix.
+    #[schemars(extend("minProperties" = 1, "propertyNames" = serde_json::json!({"pattern": rules::PIPELINE_NAME_PATTERN})))]
     pub pipelines: BTreeMap<String, PipelineConfig>,
     /// What is logged.
     pub log: LogConfig,
 }
 
 /// `[http]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct HttpConfig {
-    /// Where we listen; port 0 lets the system choose.
+    /// Where health, status, metrics and hand-over are answered; port 0 lets the system choose.
+    #[schemars(with = "String", extend("default" = defaults::LISTEN, "x-allowed" = rules::LISTEN))]
     pub listen: SocketAddr,
-    /// How peers reach this worker, if it was said; see [`HttpConfig::url`].
+    /// How peers and `pgbaton status` reach this worker.
+    #[schemars(extend("x-allowed" = urls::SERVER, "x-default" = "http://HOST:PORT; the host's name where listen is every address"))]
     pub advertise: Option<String>,
-    /// The token that unsafe methods need, read anew at each of them; without it they are answered on loopback only.
+    /// The token for everything that is not a `GET`, read anew at each. Without it those are answered on loopback only.
+    #[schemars(extend("x-allowed" = rules::SECRET_FILE))]
     pub token_file: Option<PathBuf>,
 }
 
@@ -72,52 +84,74 @@ impl HttpConfig {
 }
 
 /// `[coordination]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct CoordinationConfig {
-    /// The kind of store.
+    /// Where the workers agree on who tries; `none`: nowhere.
+    #[schemars(extend("default" = defaults::BACKEND.as_str()))]
     pub backend: Backend,
-    /// URLs of etcd, at least one; all `http` or all `https`. Not used without etcd.
+    /// etcd's members, tried in turn; all `http` or all `https`. Not used without etcd.
+    #[schemars(length(min = 1), extend("x-allowed" = urls::SERVERS, "x-default" = "required with etcd"))]
     pub endpoints: Vec<String>,
-    /// Who signs etcd's certificates; the system's authorities by default. Only with `https`.
+    /// Who signs etcd's certificates; only with `https`.
+    #[schemars(extend("x-allowed" = rules::PEM_FILE, "x-default" = "the system's authorities"))]
     pub ca_file: Option<PathBuf>,
     /// Our certificate and its key, if etcd asks for one. Only with `https`.
+    #[schemars(flatten)]
     pub certificate: Option<ClientCertificate>,
     /// The user, if etcd asks for one.
+    #[schemars(flatten)]
     pub user: Option<EtcdUser>,
-    /// Begins with a slash and does not end with one.
+    /// Begins every key in etcd: `PREFIX/PIPELINE/...`.
+    #[schemars(regex(pattern = rules::ETCD_PREFIX_PATTERN), extend("default" = defaults::ETCD_PREFIX, "x-allowed" = rules::ETCD_PREFIX))]
     pub prefix: String,
-    /// The TTL asked for, whole seconds; the one granted counts.
+    /// The lease that is asked for; the one that etcd grants counts. A worker that is gone is replaced on evidence, mostly long
+    /// before it ends. Below 7 s there is no room for a late renewal.
+    #[schemars(with = "String", regex(pattern = rules::TIME_PATTERN), extend("default" = defaults::LEASE_TTL, "x-allowed" = rules::LEASE_TTL))]
     pub lease_ttl: Duration,
-    /// What the holder does when etcd does not answer.
+    /// What the holder does when etcd does not answer: go on while PostgreSQL names it as the slot's reader and Kafka takes its
+    /// commits, 15 min at most; or stop after 60 % of the TTL.
+    #[schemars(extend("default" = defaults::ON_LOSS.as_str()))]
     pub on_loss: OnLoss,
 }
 
 /// A certificate and its key, as PEM files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct ClientCertificate {
-    /// The certificate.
+    /// Our certificate, where the server asks for one; only with `https`, and with its key.
+    #[schemars(extend("x-allowed" = rules::PEM_FILE))]
     pub cert_file: PathBuf,
-    /// Its key.
+    /// The key of `cert_file`.
+    #[schemars(extend("x-allowed" = rules::PEM_FILE))]
     pub key_file: PathBuf,
 }
 
 /// A user of etcd.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct EtcdUser {
-    /// The name.
+    /// User of etcd; with a password.
+    #[schemars(length(min = 1))]
     pub username: String,
-    /// The password, from the configuration or its file.
+    /// The user's password, here or in `password_file`.
+    #[schemars(with = "Option<String>", length(min = 1))]
     pub password: Secret,
+    /// A file with the password, in place of `password`.
+    #[schemars(extend("x-allowed" = rules::SECRET_FILE))]
+    pub password_file: Option<PathBuf>,
 }
 
 /// `[pipelines.NAME]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct PipelineConfig {
-    /// What happens when changes are gone.
+    /// What happens when changes are gone: quarantine until a person accepts, or go on at once with a marker (`slot_ahead` and
+    /// `publication_changed` only).
+    #[schemars(extend("default" = defaults::ON_GAP.as_str()))]
     pub on_gap: OnGap,
     /// Whether publication waits for standbys of PostgreSQL.
+    #[schemars(extend("default" = defaults::STANDBY_BARRIER.as_str()))]
     pub standby_barrier: StandbyBarrier,
-    /// How long a slot must be idle before its holder is thought to be gone.
+    /// How long the slot must be idle before a standby takes over from a holder that does not answer or does not try; doubles
+    /// with each tenure that did not stream.
+    #[schemars(with = "String", regex(pattern = rules::TIME_PATTERN), extend("default" = defaults::TAKEOVER_GRACE, "x-allowed" = rules::TAKEOVER_GRACE))]
     pub takeover_grace: Duration,
     /// Where changes come from.
     pub postgres: PostgresConfig,
@@ -126,47 +160,63 @@ pub struct PipelineConfig {
 }
 
 /// `[pipelines.NAME.postgres]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct PostgresConfig {
-    /// libpq's URL or key=value text, which parses. May hold a password.
+    /// The database's leader, directly or through a proxy. May hold a password.
+    #[schemars(with = "String", extend("x-allowed" = urls::CONNECTION))]
     pub url: Secret,
-    /// The password, from the configuration or its file, for a URL that has none.
+    /// The password, for a URL that has none.
+    #[schemars(with = "Option<String>", length(min = 1))]
     pub password: Option<Secret>,
-    /// The file the password came from, for who wants to read it again.
+    /// A file with the password, in place of `password`.
+    #[schemars(extend("x-allowed" = rules::SECRET_FILE))]
     pub password_file: Option<PathBuf>,
-    /// The slot, valid by PostgreSQL's rule.
+    /// The logical slot. Two pipelines may not have the same `url` and `slot`.
+    #[schemars(regex(pattern = rules::SLOT_NAME_PATTERN), extend("x-allowed" = rules::SLOT_NAME))]
     pub slot: String,
-    /// The publication, an identifier.
+    /// The publication.
+    #[schemars(length(min = 1), extend("x-allowed" = rules::PUBLICATION_NAME))]
     pub publication: String,
-    /// REST URLs of Patroni's nodes; may be empty.
+    /// Patroni's REST addresses: `doctor` looks at them, and `slot create` leaves the slot to Patroni where there are any.
+    #[schemars(extend("default" = [], "x-allowed" = urls::SERVERS))]
     pub patroni: Vec<String>,
 }
 
 /// `[pipelines.NAME.kafka]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct KafkaConfig {
-    /// `HOST:PORT`, separated by commas.
+    /// Brokers to begin with.
+    #[schemars(extend("x-allowed" = rules::BROKERS))]
     pub brokers: String,
-    /// Begins the name of every topic and of the transactional id.
+    /// **Unique in the Kafka cluster**: topics, progress and the transactional id `pgbaton.PREFIX` are made from it. Progress is
+    /// found by it: do not change it for a running pipeline.
+    #[schemars(regex(pattern = rules::TOPIC_PREFIX_PATTERN), extend("x-allowed" = rules::TOPIC_PREFIX))]
     pub topic_prefix: String,
-    /// What a consumer may rely on.
+    /// What a read_committed consumer may rely on.
+    #[schemars(extend("default" = defaults::DELIVERY.as_str()))]
     pub delivery: Delivery,
     /// How a change is written.
+    #[schemars(extend("default" = defaults::FORMAT.as_str()))]
     pub format: Format,
-    /// How near the format is to Debezium's.
+    /// Where we deliberately differ from Debezium.
+    #[schemars(extend("default" = defaults::COMPAT.as_str()))]
     pub compat: Compat,
-    /// Rows of one PostgreSQL transaction that are kept in one Kafka transaction.
+    /// Rows of one PostgreSQL transaction that are kept in one Kafka transaction; a larger one is published in chunks.
+    #[schemars(range(min = *rules::ATOMIC_UP_TO.start(), max = *rules::ATOMIC_UP_TO.end()), extend("default" = defaults::ATOMIC_UP_TO))]
     pub atomic_up_to: u64,
     /// For librdkafka, as they are; none that the protocol depends on. Some are secrets.
+    #[schemars(schema_with = "schema::properties")]
     pub properties: BTreeMap<String, Secret>,
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, JsonSchema)]
 pub struct LogConfig {
-    /// How it is written.
+    /// How it is written, to standard error; JSON is one object per line.
+    #[schemars(extend("default" = defaults::LOG_FORMAT.as_str()))]
     pub format: LogFormat,
-    /// What is written, in the syntax of `RUST_LOG`; that variable is stronger.
+    /// What is logged; the variable `RUST_LOG` is stronger.
+    #[schemars(extend("default" = defaults::LOG_LEVEL, "x-allowed" = rules::LOG_LEVEL))]
     pub level: String,
 }
 

@@ -27,6 +27,10 @@ const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("delivery.timeout.ms", "it follows from the transaction's time-out"),
     ("partitioner", "the partition of a record must never change"),
     ("isolation.level", "progress is read committed"),
+    ("client.id", "the worker names itself by it"),
+    ("client.rack", "what is read has to come from the leaders"),
+    ("reconnect.backoff.ms", "how soon a broker is tried again decides how long a takeover takes"),
+    ("retry.backoff.ms", "how soon a request is tried again decides how long a takeover takes"),
     ("group.id", "no consumer group is used"),
     ("enable.auto.commit", "no consumer group is used"),
     ("enable.auto.offset.store", "no consumer group is used"),
@@ -34,6 +38,11 @@ const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("enable.partition.eof", "the end of the progress topic is recognised by it"),
     ("allow.auto.create.topics", "topics are made with settings that the protocol needs"),
 ];
+
+/// The settings that are refused, and why.
+pub(super) fn owned() -> impl Iterator<Item = (&'static str, &'static str)> {
+    OWNED_PROPERTIES.iter().copied()
+}
 
 /// Settings for librdkafka, as they are; it is asked whether it knows the name and takes the value.
 pub(super) fn property(name: &str, text: &str) -> Checked<Secret> {

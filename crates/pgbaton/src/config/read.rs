@@ -1,10 +1,11 @@
 //! Which keys there are, their defaults, and what must fit together.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     Backend, ClientCertificate, Compat, Config, CoordinationConfig, Delivery, EtcdUser, Format, Given, HttpConfig,
     Invalid, KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, PipelineConfig, PostgresConfig, StandbyBarrier,
+    defaults,
     effective::{Effective, Shown},
     properties,
     reader::Reader,
@@ -39,7 +40,7 @@ pub(super) fn host_name() -> String {
 fn config(mut root: Section<'_>) -> Option<Config> {
     let name = root.or("name", &host_name(), rules::worker_name);
     if name.is_none() && !root.has("name") {
-        root.refuse("name", "missing, and the host's name cannot serve; allowed: 1 to 63 of A-Z a-z 0-9 . _ -");
+        root.refuse("name", format!("missing, and the host's name cannot serve; allowed: {}", rules::WORKER_NAME));
     }
     let http = http(root.section("http"));
     let coordination = coordination(root.section("coordination"));
@@ -50,7 +51,7 @@ fn config(mut root: Section<'_>) -> Option<Config> {
 }
 
 fn http(mut section: Section<'_>) -> Option<HttpConfig> {
-    let listen = section.or("listen", "0.0.0.0:8080", rules::listen);
+    let listen = section.or("listen", defaults::LISTEN, rules::listen);
     let advertise = url(&mut section, "advertise");
     let token_file = section.optional("token_file", rules::secret_file);
     let listen = listen?;
@@ -62,7 +63,7 @@ fn url(section: &mut Section<'_>, key: &str) -> Option<String> {
 }
 
 fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
-    let backend = section.or("backend", Backend::Etcd.as_str(), Backend::parse);
+    let backend = section.or("backend", defaults::BACKEND.as_str(), Backend::parse);
     let endpoints = section.urls("endpoints", urls::server_url(&["http", "https"]));
     if backend != Some(Backend::None) && endpoints.as_ref().is_some_and(Vec::is_empty) {
         section.refuse("endpoints", "missing; allowed: a list of etcd's URLs, as in [\"http://127.0.0.1:2379\"]");
@@ -74,22 +75,22 @@ fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
         .map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
     https_where_certificates_are_given(&section, endpoints.as_deref().unwrap_or_default());
     let username = section.optional("username", rules::not_empty);
-    let (password, _) = password(&mut section);
+    let (password, password_file) = password(&mut section);
     if section.has("username") && !(section.has("password") || section.has("password_file")) {
         section.refuse("username", "is set without a password; allowed: with password or password_file");
     }
     if !section.has("username") && (section.has("password") || section.has("password_file")) {
         section.refuse("username", "missing; allowed: the user whose password is set");
     }
-    let prefix = section.or("prefix", "/pgbaton", rules::etcd_prefix);
-    let lease_ttl = section.or("lease_ttl", "10s", rules::lease_ttl);
-    let on_loss = section.or("on_loss", OnLoss::SlotGuarded.as_str(), OnLoss::parse);
+    let prefix = section.or("prefix", defaults::ETCD_PREFIX, rules::etcd_prefix);
+    let lease_ttl = section.or("lease_ttl", defaults::LEASE_TTL, rules::lease_ttl);
+    let on_loss = section.or("on_loss", defaults::ON_LOSS.as_str(), OnLoss::parse);
     Some(CoordinationConfig {
         backend: backend?,
         endpoints: endpoints?,
         ca_file,
         certificate,
-        user: username.zip(password).map(|(username, password)| EtcdUser { username, password }),
+        user: username.zip(password).map(|(username, password)| EtcdUser { username, password, password_file }),
         prefix: prefix?,
         lease_ttl: lease_ttl?,
         on_loss: on_loss?,
@@ -142,7 +143,7 @@ fn pipelines(root: &mut Section<'_>, backend: Option<Backend>) -> Option<BTreeMa
     for name in &names {
         let pipeline = pipeline(all.section(name), backend);
         if !rules::is_pipeline_name(name) {
-            all.refuse(name, "not a pipeline's name; allowed: 1 to 63 of the characters a-z 0-9 _ -");
+            all.refuse(name, format!("not a pipeline's name; allowed: {}", rules::PIPELINE_NAME));
         }
         if let Some(pipeline) = pipeline {
             pipelines.insert(name.clone(), pipeline);
@@ -163,10 +164,9 @@ fn pipelines(root: &mut Section<'_>, backend: Option<Backend>) -> Option<BTreeMa
 }
 
 fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<PipelineConfig> {
-    let on_gap = section.or("on_gap", OnGap::Halt.as_str(), OnGap::parse);
-    let standby_barrier = section.or("standby_barrier", StandbyBarrier::Off.as_str(), StandbyBarrier::parse);
-    let grace = rules::duration(Duration::from_millis(100)..=Duration::from_secs(300));
-    let takeover_grace = section.or("takeover_grace", "1s", grace);
+    let on_gap = section.or("on_gap", defaults::ON_GAP.as_str(), OnGap::parse);
+    let standby_barrier = section.or("standby_barrier", defaults::STANDBY_BARRIER.as_str(), StandbyBarrier::parse);
+    let takeover_grace = section.or("takeover_grace", defaults::TAKEOVER_GRACE, rules::takeover_grace);
     let postgres = postgres(section.section("postgres"));
     let kafka = kafka(section.section("kafka"), backend);
     Some(PipelineConfig {
@@ -198,18 +198,18 @@ fn postgres(mut section: Section<'_>) -> Option<PostgresConfig> {
 }
 
 fn kafka(mut section: Section<'_>, backend: Option<Backend>) -> Option<KafkaConfig> {
-    let brokers = section.required("brokers", "HOST:PORT, several separated by commas", rules::brokers);
+    let brokers = section.required("brokers", rules::BROKERS, rules::brokers);
     let topic_prefix = section.required("topic_prefix", "a text unique in the Kafka cluster", rules::topic_prefix);
-    let delivery = section.or("delivery", Delivery::ExactlyOnce.as_str(), Delivery::parse);
+    let delivery = section.or("delivery", defaults::DELIVERY.as_str(), Delivery::parse);
     if backend == Some(Backend::None) && delivery.is_some_and(|delivery| delivery != Delivery::ExactlyOnce) {
         section.refuse(
             "delivery",
             "found beside coordination.backend = \"none\"; allowed: exactly-once, whose fence is all there is",
         );
     }
-    let format = section.or("format", Format::Debezium.as_str(), Format::parse);
-    let compat = section.or("compat", Compat::Honest.as_str(), Compat::parse);
-    let atomic_up_to = section.number("atomic_up_to", 100_000, 1..=10_000_000);
+    let format = section.or("format", defaults::FORMAT.as_str(), Format::parse);
+    let compat = section.or("compat", defaults::COMPAT.as_str(), Compat::parse);
+    let atomic_up_to = section.number("atomic_up_to", defaults::ATOMIC_UP_TO, rules::ATOMIC_UP_TO);
     let properties = section.section("properties").all(|name, text| {
         let property = properties::property(name, text)?;
         Ok((Shown::Text(properties::shown_property(name, text)), property))
@@ -226,7 +226,7 @@ fn kafka(mut section: Section<'_>, backend: Option<Backend>) -> Option<KafkaConf
 }
 
 fn log(mut section: Section<'_>) -> Option<LogConfig> {
-    let format = section.or("format", LogFormat::Text.as_str(), LogFormat::parse);
-    let level = section.or("level", "info", rules::log_level);
+    let format = section.or("format", defaults::LOG_FORMAT.as_str(), LogFormat::parse);
+    let level = section.or("level", defaults::LOG_LEVEL, rules::log_level);
     Some(LogConfig { format: format?, level: level? })
 }

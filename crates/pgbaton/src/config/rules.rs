@@ -1,12 +1,37 @@
 //! What a single value may be. Each rule takes the text as it stands and gives the checked value, or what is allowed.
 
-use std::{collections::BTreeMap, fs::File, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs::File, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::mistake::{Checked, Wrong};
 use crate::secret::Secret;
 
+// What is allowed, in words: for mistakes, and for the reference. Patterns are the schema's.
+
+pub(super) const WORKER_NAME: &str = "1 to 63 of the characters A-Z a-z 0-9 . _ -";
+pub(super) const WORKER_NAME_PATTERN: &str = "^[A-Za-z0-9._-]{1,63}$";
+pub(super) const PIPELINE_NAME: &str = "1 to 63 of the characters a-z 0-9 _ -";
+pub(super) const PIPELINE_NAME_PATTERN: &str = "^[a-z0-9_-]{1,63}$";
+pub(super) const SLOT_NAME: &str = "1 to 63 of the characters a-z 0-9 _";
+pub(super) const SLOT_NAME_PATTERN: &str = "^[a-z0-9_]{1,63}$";
+pub(super) const PUBLICATION_NAME: &str = "1 to 63 bytes without control characters";
+pub(super) const TOPIC_PREFIX: &str =
+    "1 to 100 of the characters A-Z a-z 0-9 . _ -, not beginning with __ (Kafka allows 249 in a topic)";
+pub(super) const TOPIC_PREFIX_PATTERN: &str = "^(?!__)[A-Za-z0-9._-]{1,100}$";
+pub(super) const BROKERS: &str = "HOST:PORT, several separated by commas";
+pub(super) const LISTEN: &str = "IP:PORT, as in 0.0.0.0:8080 or [::1]:8080";
+pub(super) const ETCD_PREFIX: &str =
+    "a path that begins with / and does not end with it, of the characters A-Z a-z 0-9 . _ -, at most 200";
+pub(super) const ETCD_PREFIX_PATTERN: &str = "^(/[A-Za-z0-9._-]+)+$";
+pub(super) const TIME_PATTERN: &str = "^[0-9]+ *(ms|s|m|h)$";
+pub(super) const LEASE_TTL: &str = "whole seconds from 7s to 600s";
+pub(super) const TAKEOVER_GRACE: &str = "a time from 100ms to 300s";
+pub(super) const SECRET_FILE: &str = "a file with a secret that can be read";
+pub(super) const PEM_FILE: &str = "a PEM file that can be read";
+pub(super) const LOG_LEVEL: &str = "error, warn, info, debug or trace, also per module as in info,pgbaton=debug";
+pub(super) const ATOMIC_UP_TO: RangeInclusive<u64> = 1..=10_000_000;
+
 /// A time as a number and a unit.
-pub(super) fn duration(range: std::ops::RangeInclusive<Duration>) -> impl FnOnce(&str) -> Checked<Duration> {
+pub(super) fn duration(range: RangeInclusive<Duration>) -> impl FnOnce(&str) -> Checked<Duration> {
     move |text| {
         let allowed = || {
             Wrong::allowed(format!(
@@ -34,7 +59,12 @@ pub(super) fn duration(range: std::ops::RangeInclusive<Duration>) -> impl FnOnce
 pub(super) fn lease_ttl(text: &str) -> Checked<Duration> {
     // Below 7 s a keepalive that is late and the time to close everything do not fit into what the lease leaves.
     let ttl = duration(Duration::from_secs(7)..=Duration::from_secs(600))(text)?;
-    if ttl.subsec_millis() == 0 { Ok(ttl) } else { Err(Wrong::allowed("whole seconds from 7s to 600s")) }
+    if ttl.subsec_millis() == 0 { Ok(ttl) } else { Err(Wrong::allowed(LEASE_TTL)) }
+}
+
+/// How long a slot must be idle.
+pub(super) fn takeover_grace(text: &str) -> Checked<Duration> {
+    duration(Duration::from_millis(100)..=Duration::from_secs(300))(text)
 }
 
 /// A worker's name: part of an etcd key, of headers and of log lines.
@@ -43,7 +73,7 @@ pub(super) fn worker_name(text: &str) -> Checked<String> {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && text != "."
         && text != "..";
-    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed("1 to 63 of the characters A-Z a-z 0-9 . _ -"))
+    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed(WORKER_NAME))
 }
 
 /// A pipeline's name: part of URLs, etcd keys and metric labels.
@@ -56,13 +86,13 @@ pub(super) fn is_pipeline_name(text: &str) -> bool {
 pub(super) fn slot_name(text: &str) -> Checked<String> {
     let fits = (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed("1 to 63 of the characters a-z 0-9 _"))
+    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed(SLOT_NAME))
 }
 
 /// A publication's name: any PostgreSQL identifier.
 pub(super) fn publication_name(text: &str) -> Checked<String> {
     let fits = (1..=63).contains(&text.len()) && !text.chars().any(char::is_control);
-    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed("1 to 63 bytes without control characters"))
+    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed(PUBLICATION_NAME))
 }
 
 /// The beginning of every topic's name.
@@ -70,11 +100,7 @@ pub(super) fn topic_prefix(text: &str) -> Checked<String> {
     let fits = (1..=100).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && !text.starts_with("__");
-    fits.then(|| text.to_owned()).ok_or_else(|| {
-        Wrong::allowed(
-            "1 to 100 of the characters A-Z a-z 0-9 . _ -, not beginning with __ (Kafka allows 249 in a topic)",
-        )
-    })
+    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed(TOPIC_PREFIX))
 }
 
 /// Kafka's brokers to begin with.
@@ -83,7 +109,7 @@ pub(super) fn brokers(text: &str) -> Checked<String> {
     if brokers.iter().all(|broker| is_host_and_port(broker)) {
         Ok(brokers.join(","))
     } else {
-        Err(Wrong::allowed("HOST:PORT, several separated by commas"))
+        Err(Wrong::allowed(BROKERS))
     }
 }
 
@@ -100,7 +126,7 @@ fn is_host_and_port(text: &str) -> bool {
 
 /// Where we listen; port 0 lets the system choose.
 pub(super) fn listen(text: &str) -> Checked<SocketAddr> {
-    text.parse().map_err(|_| Wrong::allowed("IP:PORT, as in 0.0.0.0:8080 or [::1]:8080"))
+    text.parse().map_err(|_| Wrong::allowed(LISTEN))
 }
 
 /// The beginning of every key in etcd.
@@ -111,9 +137,7 @@ pub(super) fn etcd_prefix(text: &str) -> Checked<String> {
         && text[1..].split('/').all(|part| {
             !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         });
-    fits.then(|| text.to_owned()).ok_or_else(|| {
-        Wrong::allowed("a path that begins with / and does not end with it, of the characters A-Z a-z 0-9 . _ -")
-    })
+    fits.then(|| text.to_owned()).ok_or_else(|| Wrong::allowed(ETCD_PREFIX))
 }
 
 /// Any text that is not empty.
@@ -142,7 +166,7 @@ pub(super) fn readable_file(text: &str) -> Checked<PathBuf> {
 pub(super) fn secret_file(text: &str) -> Checked<PathBuf> {
     match Secret::read(text.as_ref()) {
         Ok(_) => Ok(PathBuf::from(text)),
-        Err(error) => Err(Wrong::allowed(format!("a file with a secret that can be read; {error}"))),
+        Err(error) => Err(Wrong::allowed(format!("{SECRET_FILE}; {error}"))),
     }
 }
 
@@ -151,7 +175,7 @@ pub(super) fn log_level(text: &str) -> Checked<String> {
     let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
     match parsed {
         Ok(_) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(Wrong::allowed("error, warn, info, debug or trace, also per module as in info,pgbaton=debug")),
+        _ => Err(Wrong::allowed(LOG_LEVEL)),
     }
 }
 

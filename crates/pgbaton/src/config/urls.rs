@@ -6,6 +6,11 @@ use pgbaton_postgres::Conninfo;
 use super::mistake::{Checked, Wrong};
 use crate::secret::{HIDDEN, Secret};
 
+/// What [`server_url`] allows for `http` and `https`.
+pub(super) const SERVER: &str = "http:// or https://HOST:PORT without user, password or path";
+/// A list of them.
+pub(super) const SERVERS: &str = "a list of http:// or https://HOST:PORT, without user, password or path";
+
 /// A URL of a server: scheme, host and perhaps a port; nothing else would be used.
 pub(super) fn server_url<'a>(schemes: &'a [&'a str]) -> impl Fn(&str) -> Checked<String> + 'a {
     move |text| {
