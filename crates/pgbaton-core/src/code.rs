@@ -93,6 +93,8 @@ codes! {
     Paused = "paused",
     /// A Kafka transaction became visible in part.
     TornTransaction = "torn_transaction",
+    /// What stands in the topics is not as it should be, as a standby that reads them has found.
+    AuditViolation = "audit_violation",
 }
 
 impl fmt::Display for Code {

@@ -2,7 +2,8 @@
 
 use super::{Fault, Looked, Place, Published, Rule};
 use crate::{
-    Code, DivergenceMark, EventId, Fork, Lsn, ProgressRecord, RecordType, SystemIdentifier, Term, Timeline, hash_of,
+    Code, DivergenceMark, EventId, Fork, Lsn, Position, ProgressRecord, RecordType, SystemIdentifier, Term, Timeline,
+    hash_of,
 };
 
 /// A transaction of the progress topic that was begun.
@@ -107,6 +108,48 @@ impl Ledger {
         (id.timeline, id.commit_lsn) < (position.timeline, position.lsn) || of_partial
     }
 
+    /// What the markers topic says: it keeps what compaction takes away from the progress.
+    pub fn marked(&mut self, offset: i64, topic: &str, value: &[u8], faults: &mut Vec<Fault>) {
+        match ProgressRecord::from_bytes(value) {
+            Ok(record) => {
+                self.keep_mark(&record);
+                self.keep_beginning(&record);
+            }
+            Err(error) => {
+                let place = Place { topic: topic.to_owned(), partition: 0, offset };
+                faults.push(Fault { rule: Rule::Undecodable, place, text: error.to_string() });
+            }
+        }
+    }
+
+    fn keep_mark(&mut self, record: &ProgressRecord) {
+        let known = |mark: &DivergenceMark| self.marks.contains(mark);
+        if let Some(mark) = record.divergence.filter(|mark| !known(mark)) {
+            self.marks.push(mark);
+        }
+    }
+
+    /// Whether the pipeline begins anew with this record.
+    fn keep_beginning(&mut self, record: &ProgressRecord) -> bool {
+        let anew = record.accepted.is_some_and(|mark| begins_anew(mark.code));
+        if let Some(term) = record.term.filter(|term| anew && !self.beginnings.contains(term)) {
+            self.beginnings.push(term);
+        }
+        anew
+    }
+
+    /// The greatest id that the progress knows of, a transaction that is published in part counted whole. `None` before the
+    /// first position.
+    pub fn reached(&self) -> Option<EventId> {
+        let (last, _) = self.last.as_ref()?;
+        let Position { system_identifier, timeline, lsn } = last.position?;
+        let partial = last.partial.as_ref().zip(last.history());
+        let (timeline, commit_lsn) = partial
+            .map(|(partial, history)| (history.owner_of(partial.final_lsn), partial.final_lsn))
+            .unwrap_or((timeline, lsn));
+        Some(EventId { system_identifier, timeline, commit_lsn, change: u64::MAX, part: u16::MAX })
+    }
+
     pub fn take(&mut self, offset: i64, value: &[u8], faults: &mut Vec<Fault>) {
         self.looked.progress += 1;
         let record = match ProgressRecord::from_bytes(value) {
@@ -165,19 +208,12 @@ impl Ledger {
             }
             RecordType::Divergence => {
                 self.divergence = record.divergence;
-                self.marks.extend(record.divergence);
+                self.keep_mark(&record);
                 self.looked.divergences += 1;
             }
             RecordType::Claim => self.claimed(offset, &record, faults),
             RecordType::Close => self.closed(offset, &record, faults),
-            RecordType::Accept => {
-                if let (Some(mark), Some(term)) = (record.accepted, record.term)
-                    && begins_anew(mark.code)
-                {
-                    self.began_anew = true;
-                    self.beginnings.push(term);
-                }
-            }
+            RecordType::Accept => self.began_anew |= self.keep_beginning(&record),
             RecordType::Open => {}
         }
         self.moved(offset, &record, faults);
@@ -220,6 +256,11 @@ impl Ledger {
         {
             let text = format!("session {} commits after session {session} has claimed term {term}", record.session);
             faults.push(self.fault(Rule::TermFalls, offset, text));
+        }
+        if let (None, Some(term)) = (&self.claim, record.term) {
+            // Compaction has taken the claim away.
+            self.greatest_term = self.greatest_term.max(Some(term));
+            self.claim = Some((record.session.clone(), term));
         }
     }
 

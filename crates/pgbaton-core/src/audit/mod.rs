@@ -178,6 +178,11 @@ impl Audit {
         Audit { ledger: Ledger::new(progress_topic), sequence: Sequence::new(dense), faults: Vec::new() }
     }
 
+    /// The next record of the markers topic, to be given before the progress: markers are never compacted, the progress is.
+    pub fn marker(&mut self, topic: &str, offset: i64, value: &[u8]) {
+        self.ledger.marked(offset, topic, value, &mut self.faults);
+    }
+
     /// The next record of the progress topic.
     pub fn progress(&mut self, offset: i64, value: &[u8]) {
         self.ledger.take(offset, value, &mut self.faults);
@@ -202,6 +207,13 @@ impl Audit {
     /// Kafka has removed what was before this record in one of the partitions: holes before it are none of ours.
     pub fn cut_at(&mut self, rank: Rank) {
         self.sequence.cut_at(rank);
+    }
+
+    /// Holes are looked for from here on only: in what is published after the progress that was given so far.
+    pub fn cut_here(&mut self) {
+        if let Some(id) = self.ledger.reached() {
+            self.sequence.cut_at(Rank { beginning: self.ledger.beginning(Term(u64::MAX)), id });
+        }
     }
 
     /// The next data record.

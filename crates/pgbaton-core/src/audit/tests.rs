@@ -207,6 +207,71 @@ fn a_broken_chain_is_found_but_not_where_compaction_broke_it() {
 }
 
 #[test]
+fn what_compaction_took_from_the_progress_is_known_from_the_markers() {
+    let mark = DivergenceMark {
+        old_timeline: Timeline(1),
+        old_timeline_last: Timeline(1),
+        new_timeline: Timeline(2),
+        from_lsn: Lsn(200),
+        to_lsn: Lsn(300),
+    };
+    let mut writer = Writer::new();
+    writer.claim(reached(1, 100), None).close(reached(1, 300));
+    writer.history = History::new(vec![(Timeline(1), Lsn(200))], Timeline(2));
+    writer.claim(reached(1, 200), Some(mark)).close(reached(2, 400)).close(reached(2, 500));
+    let is_divergence = |record: &&ProgressRecord| record.record_type == crate::RecordType::Divergence;
+    let marker = writer.records.iter().find(is_divergence).unwrap().to_bytes();
+    // One position and one open are left of all that was before the last transaction.
+    let last = writer.records.len() - 2;
+    writer.records.drain(..last - 1);
+    let phantoms = |marked: bool| {
+        let mut audit = Audit::new(PROGRESS, true);
+        if marked {
+            audit.marker("__pgbaton.orders.markers", 0, &marker);
+        }
+        for (offset, record) in writer.records.iter().enumerate() {
+            audit.progress(offset as i64, &record.to_bytes());
+        }
+        let published = Published::read(Some(b"7/1/0/D0/0"), Some(b"1"), None).unwrap();
+        audit.data(&Place { topic: "t".into(), partition: 0, offset: 0 }, &published);
+        audit.progress_is_whole();
+        rules(&mut audit)
+    };
+    assert_eq!(phantoms(true), []);
+    assert_eq!(phantoms(false), [Rule::Unmarked]);
+}
+
+#[test]
+fn a_commit_of_a_session_that_was_replaced_is_found_where_the_claim_was_compacted_away() {
+    let mut writer = two_sessions();
+    let old: Vec<_> = writer.records[5..7].to_vec();
+    writer.records.extend(old);
+    writer.rechain();
+    let close_of_second = writer.records.len() - 4;
+    writer.records.drain(..close_of_second);
+    assert!(writer.rules().contains(&Rule::TermFalls), "{:?}", writer.rules());
+}
+
+#[test]
+fn who_begins_in_the_middle_looks_for_holes_from_there_on() {
+    let writer = two_sessions();
+    let mut audit = writer.audit();
+    audit.cut_here();
+    let take = |audit: &mut Audit, offset: i64, id: &[u8]| {
+        let published = Published::read(Some(id), Some(b"2"), None).unwrap();
+        audit.data(&Place { topic: "t".into(), partition: 0, offset }, &published);
+    };
+    take(&mut audit, 0, b"7/1/0/90/3");
+    take(&mut audit, 1, b"7/1/0/90/5");
+    assert_eq!(rules(&mut audit), []);
+    take(&mut audit, 2, b"7/1/0/200/1");
+    assert_eq!(rules(&mut audit), [Rule::Hole]);
+    // What stands twice is found all the same.
+    take(&mut audit, 3, b"7/1/0/90/3");
+    assert_eq!(rules(&mut audit), [Rule::OutOfOrder]);
+}
+
+#[test]
 fn brackets_that_do_not_fit_are_found() {
     // A close whose open is gone.
     let mut writer = two_sessions();
