@@ -27,6 +27,11 @@ impl Timestamp {
     pub fn now() -> Self {
         Timestamp(SystemTime::now())
     }
+
+    /// How long ago that was, by the wall clock; zero if it lies ahead.
+    pub fn age(self) -> Duration {
+        self.0.elapsed().unwrap_or_default()
+    }
 }
 
 impl From<SystemTime> for Timestamp {

@@ -6,6 +6,7 @@ use std::{fmt::Write, time::Duration};
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use pgbaton_core::Code;
+use pgbaton_core::audit::Rule;
 
 use crate::status::{Board, Cause, PipelineStatus, Role, remaining};
 
@@ -14,6 +15,7 @@ const TAKEOVERS: &str = "pgbaton_takeovers_total";
 const CHANGES: &str = "pgbaton_changes_total";
 const COMMIT_SECONDS: &str = "pgbaton_commit_seconds";
 const FENCED: &str = "pgbaton_fenced_total";
+const VIOLATIONS: &str = "pgbaton_audit_violations_total";
 
 /// From one broker on loopback to a cluster that hardly answers.
 const COMMIT_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -30,6 +32,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(CHANGES, "Changes published, by what they do.");
     describe_histogram!(COMMIT_SECONDS, "Time that a commit at the sink took.");
     describe_counter!(FENCED, "Times the sink refused a session of this worker for a newer one.");
+    describe_counter!(
+        VIOLATIONS,
+        "What this worker found wrong in the topics while it stood by, by the rule that is broken."
+    );
     Ok(handle)
 }
 
@@ -95,6 +101,11 @@ impl Meters {
     pub fn fenced(&self) {
         self.fenced.increment(1);
     }
+
+    /// The topics break a rule.
+    pub fn violation(&self, rule: Rule) {
+        counter!(VIOLATIONS, PIPELINE => self.pipeline.clone(), "rule" => rule.as_str()).increment(1);
+    }
 }
 
 /// The gauges, in Prometheus's text format.
@@ -135,6 +146,13 @@ pub fn gauges(board: &Board) -> String {
     });
     gauge("pgbaton_lease_remaining_seconds", "What remains of the lease by our own clock.", &|status| {
         plain(status.lease.as_ref().map(|lease| remaining(lease.ends_at).as_secs_f64()))
+    });
+    gauge("pgbaton_audit_offset", "The next offset of the progress topic that this standby judges.", &|status| {
+        plain(status.audit.as_ref().map(|audit| audit.progress_offset as f64))
+    });
+    gauge("pgbaton_audit_lag_seconds", "How old may be what this standby has not judged yet.", &|status| {
+        let until = status.audit.as_ref().and_then(|audit| audit.judged_until);
+        plain(until.filter(|_| status.role == Role::Standby).map(|until| until.age().as_secs_f64()))
     });
     gauge("pgbaton_gap", "1 for the gap that the pipeline is quarantined for.", &|status| {
         let gap = status.gap.as_ref().map(|gap| gap.code);

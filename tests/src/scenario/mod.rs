@@ -5,6 +5,7 @@
 //! and is what the checker judges.
 
 mod database;
+mod forged;
 mod gap;
 mod outage;
 mod way;
@@ -73,6 +74,8 @@ pub enum Scenario {
     InvalidatedSlot,
     /// The publication is dropped and made again, with rows in between
     PublicationDropped,
+    /// Somebody else writes into the topics: the standby that audits them names it, and takes over all the same
+    ForgedRecords,
     /// What PostgreSQL sends does not arrive at the worker that streams, for 30 s
     DeafToPostgres,
     /// What the worker that streams sends does not arrive at PostgreSQL, for 30 s
@@ -133,6 +136,7 @@ impl Scenario {
             Scenario::LostSlot => gap::lost_slot(play).await,
             Scenario::InvalidatedSlot => gap::invalidated_slot(play).await,
             Scenario::PublicationDropped => gap::publication_dropped(play).await,
+            Scenario::ForgedRecords => forged::records(play).await,
             Scenario::DeafToPostgres => way::deaf_to_postgres(play).await,
             Scenario::UnheardByPostgres => way::unheard_by_postgres(play).await,
             Scenario::CutFromPostgres => way::cut_from_postgres(play).await,

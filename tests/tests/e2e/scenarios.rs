@@ -100,3 +100,8 @@ async fn a_slot_whose_wal_was_removed_is_a_gap() -> Result<()> {
 async fn the_late_end_of_a_kafka_transaction_tears_nothing() -> Result<()> {
     plays(Scenario::LateEnd).await.map(drop)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_writes_into_the_topics_is_named_by_the_standby_within_seconds() -> Result<()> {
+    plays(Scenario::ForgedRecords).await.map(drop)
+}

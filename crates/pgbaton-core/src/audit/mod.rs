@@ -13,6 +13,7 @@ mod ledger;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::{EventId, Term};
@@ -168,6 +169,8 @@ pub struct Looked {
 pub struct Audit {
     ledger: Ledger,
     sequence: Sequence,
+    /// The record that each partition waits at, as told.
+    told_unrecorded: BTreeMap<(String, i32), i64>,
     faults: Vec<Fault>,
 }
 
@@ -175,7 +178,12 @@ impl Audit {
     /// Begins before the first record. `dense`: no change may be missing within a transaction, as compaction of a data topic
     /// makes them.
     pub fn new(progress_topic: &str, dense: bool) -> Self {
-        Audit { ledger: Ledger::new(progress_topic), sequence: Sequence::new(dense), faults: Vec::new() }
+        Audit {
+            ledger: Ledger::new(progress_topic),
+            sequence: Sequence::new(dense),
+            told_unrecorded: BTreeMap::new(),
+            faults: Vec::new(),
+        }
     }
 
     /// The next record of the markers topic, to be given before the progress: markers are never compacted, the progress is.
@@ -228,8 +236,11 @@ impl Audit {
         self.faults.push(Fault { rule: Rule::Undecodable, place: place.clone(), text });
     }
 
-    /// A committed record that was there before the progress was read to its end, and that is still not recorded.
+    /// A committed record that was there before the progress was read to its end, and that is still not recorded. Told once.
     pub fn unrecorded(&mut self, place: &Place, published: &Published) {
+        if self.told_unrecorded.insert((place.topic.clone(), place.partition), place.offset) == Some(place.offset) {
+            return;
+        }
         // A torn transaction that a claim names is published again but for what was found of it.
         if self.ledger.torn_to().is_none_or(|torn| published.id > torn) {
             let text = format!("{} is not covered by any committed progress record", published.id);

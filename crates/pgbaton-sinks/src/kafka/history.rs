@@ -1,9 +1,9 @@
 //! Reads everything that a pipeline has committed to its topics, in rounds, and has it judged. Writes nothing.
 //!
-//! A round: the progress up to what was written when it began; of each data partition what was written by then, all partitions
-//! merged by rank, so that memory is bounded by the number of partitions; and the progress once more. Records that the
-//! progress did not know yet wait for the next round. What is "written by then" is asked uncommitted, and read when all
-//! transactions below have ended: a marker of a transaction reaches the partitions one after the other.
+//! A round: the markers; the progress up to what was written when it began; of each data partition what was written by
+//! then, all partitions merged by rank, so that memory is bounded by the number of partitions; and the progress once more.
+//! Records that the progress did not know yet wait for the next round. What is "written by then" is asked uncommitted, and
+//! read when all transactions below have ended: a marker of a transaction reaches the partitions one after the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::metadata::Metadata;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::calls::{Calls, Cancelled};
@@ -22,7 +23,7 @@ use super::reader::{ADMIN_LIMIT, ASK_AGAIN, SLICE, passing};
 use super::target::KafkaTarget;
 use super::told::Told;
 use super::witness::is_table_topic;
-use crate::topic::progress_topic;
+use crate::topic::{markers_topic, progress_topic};
 
 /// A transaction may stay open for its time-out; whoever waits behind it waits longer.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -35,18 +36,32 @@ pub struct KafkaAudit {
 }
 
 impl KafkaAudit {
-    /// Makes the clients; they connect by themselves. `dense`: see [`Audit::new`].
+    /// Everything that the topics hold. Makes the clients; they connect by themselves. `dense`: see [`Audit::new`].
     ///
     /// # Errors
     /// Settings that cannot be used.
     pub fn new(target: &KafkaTarget, dense: bool) -> Result<Self, KafkaFault> {
+        Self::start(target, dense, Begin::AtTheStart)
+    }
+
+    /// What comes from now on, the whole progress, and of each data partition so much of its end that what comes can be
+    /// compared with it. Fetches little at once: others need Kafka more.
+    ///
+    /// # Errors
+    /// Settings that cannot be used.
+    pub fn of_what_comes(target: &KafkaTarget) -> Result<Self, KafkaFault> {
+        Self::start(target, true, Begin::NearTheEnd)
+    }
+
+    fn start(target: &KafkaTarget, dense: bool, begin: Begin) -> Result<Self, KafkaFault> {
         target.check()?;
         let calls = Calls::start()?;
-        let history = Some(History::new(target, dense, calls.cancelled().clone())?);
+        let history = Some(History::new(target, dense, begin, calls.cancelled().clone())?);
         Ok(KafkaAudit { history, calls })
     }
 
-    /// Reads and judges what is new since the last round, and tells what is wrong with it.
+    /// Reads and judges what is new since the last round, and tells what is wrong with it. Whoever drops the future drops the
+    /// audit, too: what runs then ends by itself.
     ///
     /// # Errors
     /// Kafka does not answer, or a transaction hangs. The next round goes on where this one ended.
@@ -66,6 +81,11 @@ impl KafkaAudit {
         outcome.map(|()| faults)
     }
 
+    /// The next offset of the progress topic.
+    pub fn progress_offset(&self) -> i64 {
+        self.history.as_ref().map_or(0, History::progress_offset)
+    }
+
     /// What was looked at so far.
     pub fn looked(&self) -> Looked {
         self.history.as_ref().map(|history| history.audit.looked()).unwrap_or_default()
@@ -80,14 +100,27 @@ impl Drop for KafkaAudit {
     }
 }
 
+/// Where an audit begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    AtTheStart,
+    /// Until the first round is over.
+    NearTheEnd,
+}
+
+/// How many offsets before the end of a data partition an audit of what comes begins.
+const TAIL: i64 = 1000;
+
 struct History {
     audit: Audit,
+    begin: Begin,
     committed: Arc<BaseConsumer<Told>>,
     /// Told of what is written and not yet committed; reads nothing.
     written: BaseConsumer<Told>,
     prefix: String,
     progress: String,
-    /// The next offset of each partition that was begun; the progress topic's, too.
+    markers: String,
+    /// The next offset of each partition that was begun; the protocol's topics, too.
     next: BTreeMap<(String, i32), i64>,
     cancelled: Cancelled,
 }
@@ -116,29 +149,47 @@ struct Source {
 }
 
 impl History {
-    fn new(target: &KafkaTarget, dense: bool, cancelled: Cancelled) -> Result<Self, KafkaFault> {
+    fn new(target: &KafkaTarget, dense: bool, begin: Begin, cancelled: Cancelled) -> Result<Self, KafkaFault> {
         let failed = |error: KafkaError| KafkaFault::from_error(&error, "create a reader");
         let mut reader = target.reader();
         // What is fetched ahead is all that takes memory here.
         reader.set("queued.max.messages.kbytes", "1024").set("queued.min.messages", "1000");
+        if begin == Begin::NearTheEnd {
+            reader.set("fetch.message.max.bytes", "65536").set("fetch.max.bytes", "1048576");
+        }
         let mut ends = target.reader();
         ends.set("isolation.level", "read_uncommitted");
         let progress = progress_topic(&target.topic_prefix);
         Ok(History {
             audit: Audit::new(&progress, dense),
+            begin,
             committed: Arc::new(reader.create_with_context(Told::default()).map_err(failed)?),
             written: ends.create_with_context(Told::default()).map_err(failed)?,
             prefix: target.topic_prefix.clone(),
             progress,
+            markers: markers_topic(&target.topic_prefix),
             next: BTreeMap::new(),
             cancelled,
         })
     }
 
+    fn progress_offset(&self) -> i64 {
+        self.next.get(&(self.progress.clone(), 0)).copied().unwrap_or(0)
+    }
+
     fn round(&mut self) -> Result<(), KafkaFault> {
-        self.read_progress()?;
-        let held = self.read_data()?;
-        self.read_progress()?;
+        let (progress, markers) = (self.progress.clone(), self.markers.clone());
+        let metadata = self.metadata()?;
+        if metadata.topics().iter().any(|topic| topic.name() == markers && !topic.partitions().is_empty()) {
+            self.read_log(&markers, |audit, offset, value| audit.marker(&markers, offset, value))?;
+        }
+        self.read_log(&progress, Audit::progress)?;
+        if self.begin == Begin::NearTheEnd {
+            self.audit.cut_here();
+        }
+        let held = self.read_data(&metadata)?;
+        self.begin = Begin::AtTheStart;
+        self.read_log(&progress, Audit::progress)?;
         self.audit.progress_is_whole();
         for (place, published) in held {
             if !self.audit.is_recorded(&published) {
@@ -182,24 +233,28 @@ impl History {
         Ok((start, end))
     }
 
-    fn read_progress(&mut self) -> Result<(), KafkaFault> {
-        let topic = self.progress.clone();
-        let (start, end) = self.span(&topic, 0)?;
-        let next = self.next.get(&(topic.clone(), 0)).copied().unwrap_or(start);
+    fn metadata(&self) -> Result<Metadata, KafkaFault> {
+        self.patiently("list the topics", || self.committed.fetch_metadata(None, ADMIN_LIMIT).map(Some))
+    }
+
+    /// Hands on what is new in a topic of one partition.
+    fn read_log(&mut self, topic: &str, mut take: impl FnMut(&mut Audit, i64, &[u8])) -> Result<(), KafkaFault> {
+        let (start, end) = self.span(topic, 0)?;
+        let next = self.next.get(&(topic.to_owned(), 0)).copied().unwrap_or(start);
         if next >= end {
             return Ok(());
         }
         let doing = format!("read topic {topic}");
         let failed = |error: KafkaError| KafkaFault::from_error(&error, &doing);
         let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(&topic, 0, Offset::Offset(next)).map_err(failed)?;
+        assignment.add_partition_offset(topic, 0, Offset::Offset(next)).map_err(failed)?;
         self.committed.assign(&assignment).map_err(failed)?;
         let mut silent_since = Instant::now();
         loop {
             match self.committed.poll(SLICE) {
                 Some(Ok(message)) if message.offset() < end => {
                     silent_since = Instant::now();
-                    self.audit.progress(message.offset(), message.payload().unwrap_or_default());
+                    take(&mut self.audit, message.offset(), message.payload().unwrap_or_default());
                 }
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(0))) => break,
                 Some(Err(error)) => drop(passing(&error, &doing)?),
@@ -207,7 +262,7 @@ impl History {
             }
             self.give_up(silent_since, &doing)?;
         }
-        self.next.insert((topic, 0), end);
+        self.next.insert((topic.to_owned(), 0), end);
         // Nothing is fetched any more from here on; a failure leaves an idle assignment behind.
         let _ = self.committed.unassign();
         Ok(())
@@ -221,8 +276,13 @@ impl History {
     }
 
     /// Judges what the progress knows; returns the first record of each partition that it does not know yet.
-    fn read_data(&mut self) -> Result<Vec<(Place, Published)>, KafkaFault> {
-        let spans = self.new_spans()?;
+    fn read_data(&mut self, metadata: &Metadata) -> Result<Vec<(Place, Published)>, KafkaFault> {
+        let spans = self.new_spans(metadata)?;
+        if self.begin == Begin::NearTheEnd {
+            for Span { topic, partition, next, .. } in &spans {
+                self.next.entry((topic.clone(), *partition)).or_insert(*next);
+            }
+        }
         // Few, or none: what comes by the common queue came before the partitions had queues of their own.
         loop {
             let mut sources = self.assign(&spans)?;
@@ -233,16 +293,18 @@ impl History {
     }
 
     /// The partitions that have something new.
-    fn new_spans(&self) -> Result<Vec<Span>, KafkaFault> {
-        let metadata =
-            self.patiently("list the topics", || self.committed.fetch_metadata(None, ADMIN_LIMIT).map(Some))?;
+    fn new_spans(&self, metadata: &Metadata) -> Result<Vec<Span>, KafkaFault> {
         let mut spans = Vec::new();
         for topic in metadata.topics().iter().filter(|topic| is_table_topic(topic.name(), &self.prefix)) {
             for partition in topic.partitions() {
                 let (topic, partition) = (topic.name().to_owned(), partition.id());
                 let (start, end) = self.span(&topic, partition)?;
                 let begun = self.next.get(&(topic.clone(), partition)).copied();
-                let next = begun.unwrap_or(start).max(start);
+                let first = match self.begin {
+                    Begin::AtTheStart => start,
+                    Begin::NearTheEnd => start.max(end - TAIL),
+                };
+                let next = begun.unwrap_or(first).max(start);
                 if next < end {
                     spans.push(Span { topic, partition, next, end, is_cut: begun.is_none() && start > 0 });
                 }

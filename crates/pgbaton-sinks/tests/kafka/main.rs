@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic, also in its helpers")]
 
+mod audit;
 mod broker;
 mod cluster;
 mod fencing;

@@ -12,6 +12,7 @@ pub(super) const ON_LOSS: OnLoss = OnLoss::SlotGuarded;
 pub(super) const ON_GAP: OnGap = OnGap::Halt;
 pub(super) const STANDBY_BARRIER: StandbyBarrier = StandbyBarrier::Off;
 pub(super) const TAKEOVER_GRACE: &str = "1s";
+pub(super) const AUDIT: bool = false;
 
 pub(super) const DELIVERY: Delivery = Delivery::ExactlyOnce;
 pub(super) const FORMAT: Format = Format::Debezium;

@@ -12,6 +12,7 @@ use super::{
 pub(super) enum Shown {
     Text(String),
     Number(u64),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -81,6 +82,7 @@ impl Shown {
         match self {
             Shown::Text(text) => toml::Value::from(text.as_str()).to_string(),
             Shown::Number(number) => number.to_string(),
+            Shown::Flag(flag) => flag.to_string(),
             Shown::List(items) => toml::Value::from(items.clone()).to_string(),
         }
     }
@@ -89,6 +91,7 @@ impl Shown {
         match self {
             Shown::Text(text) => text.as_str().into(),
             Shown::Number(number) => (*number).into(),
+            Shown::Flag(flag) => (*flag).into(),
             Shown::List(items) => items.clone().into(),
         }
     }

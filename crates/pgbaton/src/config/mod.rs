@@ -153,6 +153,10 @@ pub struct PipelineConfig {
     /// with each tenure that did not stream.
     #[schemars(with = "String", regex(pattern = rules::TIME_PATTERN), extend("default" = defaults::TAKEOVER_GRACE, "x-allowed" = rules::TAKEOVER_GRACE))]
     pub takeover_grace: Duration,
+    /// Whether this worker, while it stands by, reads the topics as they grow and names what is wrong in them. It reads everything
+    /// that is published, on two more connections to each broker, and stops at once when it has to take over.
+    #[schemars(extend("default" = defaults::AUDIT))]
+    pub audit: bool,
     /// Where changes come from.
     pub postgres: PostgresConfig,
     /// Where changes go.

@@ -167,12 +167,14 @@ fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<Pipeli
     let on_gap = section.or("on_gap", defaults::ON_GAP.as_str(), OnGap::parse);
     let standby_barrier = section.or("standby_barrier", defaults::STANDBY_BARRIER.as_str(), StandbyBarrier::parse);
     let takeover_grace = section.or("takeover_grace", defaults::TAKEOVER_GRACE, rules::takeover_grace);
+    let audit = section.flag("audit", defaults::AUDIT);
     let postgres = postgres(section.section("postgres"));
     let kafka = kafka(section.section("kafka"), backend);
     Some(PipelineConfig {
         on_gap: on_gap?,
         standby_barrier: standby_barrier?,
         takeover_grace: takeover_grace?,
+        audit: audit?,
         postgres: postgres?,
         kafka: kafka?,
     })

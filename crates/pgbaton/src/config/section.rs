@@ -118,6 +118,24 @@ impl<'r> Section<'r> {
         }
     }
 
+    /// `true` or `false`, with a default.
+    pub fn flag(&mut self, key: &str, default: bool) -> Option<bool> {
+        let Some(value) = self.given(key) else {
+            self.takes_effect(key, None, Shown::Flag(default));
+            return Some(default);
+        };
+        let found = match value {
+            Value::Bool(_, flag) => Some(*flag),
+            Value::String(_, text) if self.reader.sources().is_only_text(value) => text.parse().ok(),
+            _ => None,
+        };
+        match found {
+            Some(flag) => self.takes_effect(key, self.reader.sources().origin(value), Shown::Flag(flag)),
+            None => self.wrong_type(&self.path_of(key), value, "true or false", false),
+        }
+        found
+    }
+
     /// A list of URLs, empty by default. In a variable: separated by commas. What may be a password is hidden.
     pub fn urls<T>(&mut self, key: &str, rule: impl Fn(&str) -> Checked<T>) -> Option<Vec<T>> {
         let Some(value) = self.given(key) else {

@@ -1,5 +1,6 @@
 //! The driver: joins the core's machine to PostgreSQL, Kafka and etcd. One loop for each pipeline; it decides nothing.
 
+mod auditing;
 mod failures;
 mod inspecting;
 mod looking;

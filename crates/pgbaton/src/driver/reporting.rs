@@ -51,6 +51,13 @@ impl Reporter {
         self.extra = Some(extra);
     }
 
+    /// What the witness of the topics says.
+    pub fn audited(&mut self, audit: &status::Audit) {
+        if self.status.audit.as_ref() != Some(audit) {
+            self.status.audit = Some(audit.clone());
+        }
+    }
+
     /// What Inspect found.
     pub fn inspected(&mut self, inspection: &Inspection) {
         let server = &inspection.server;
@@ -213,7 +220,8 @@ impl Reporter {
 
     fn machine(&mut self, worker: &Worker, active_until: Option<Moment>, able_to_take_over: bool) {
         let state = worker.state();
-        let reasons = worker.reasons();
+        let mut reasons = worker.reasons();
+        reasons.extend(self.violation());
         self.since.retain(|code, _| reasons.iter().any(|(reason, _)| reason == code));
         self.status.reasons = reasons
             .into_iter()
@@ -246,6 +254,14 @@ impl Reporter {
             ends_at: tenure.ends_at(),
         });
         self.status.gap = worker.gap().map(|gap| self.gap(gap));
+    }
+
+    /// Stands until the process ends: what is in the topics stays there.
+    fn violation(&self) -> Option<(Code, String)> {
+        let status::Audit { violations, first, .. } = self.status.audit.as_ref()?;
+        let first = first.as_ref()?;
+        let more = if *violations > 1 { format!("; {} more", violations - 1) } else { String::new() };
+        Some((Code::AuditViolation, format!("{first}{more}")))
     }
 
     fn gap(&self, gap: &Gap) -> status::Gap {

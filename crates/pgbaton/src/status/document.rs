@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use pgbaton_core::{Lsn, Moment, Term, Watermark};
 use serde::Serialize;
 
-use super::{Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, Role, Server, Sink, Slot, State, Switch};
+use super::{
+    Audit, Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, Role, Server, Sink, Slot, State, Switch,
+};
 use crate::clock::Timestamp;
 
 /// The document of `GET /status`.
@@ -73,6 +75,8 @@ pub struct PipelineStatus {
     pub gap: Option<Gap>,
     /// Marked divergences.
     pub divergences: Vec<Divergence>,
+    /// The audit of the topics, where it is wanted.
+    pub audit: Option<Audit>,
     /// The other workers.
     pub peers: Vec<Peer>,
 
@@ -107,6 +111,7 @@ impl PipelineStatus {
             last_switch: None,
             gap: None,
             divergences: Vec::new(),
+            audit: None,
             peers: Vec::new(),
             active_until: None,
             able_to_take_over: false,

@@ -173,6 +173,21 @@ pub struct Divergence {
     pub to_lsn: Lsn,
 }
 
+/// What this worker has found in the topics while it stood by.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Audit {
+    /// What was written by then is judged; null before the first round.
+    pub judged_until: Option<Timestamp>,
+    /// The next offset of the progress topic.
+    pub progress_offset: i64,
+    /// Data records that were looked at since this worker began to stand by.
+    pub records: u64,
+    /// Everything that was found wrong since this process started.
+    pub violations: u64,
+    /// The first of it.
+    pub first: Option<String>,
+}
+
 /// Another worker of the pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Peer {

@@ -61,6 +61,11 @@ impl Cluster {
         Ok(self.state()?.of_kind(Kind::Worker).map(|(name, node)| describe(name, node)).collect())
     }
 
+    /// The binary that its workers run.
+    pub fn worker_binary(&self) -> Result<PathBuf> {
+        binary(self)
+    }
+
     /// The configuration that the cluster would give a worker of that name for `pipeline`, to be used as it is or changed.
     pub fn worker_config(&self, name: &str, port: u16, pipeline: &Pipeline) -> Result<String> {
         config(self, &self.state()?, name, port, pipeline)

@@ -9,6 +9,7 @@ use pgbaton_sinks::kafka::{KafkaStandby, KafkaTarget};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::super::auditing::Auditor;
 use super::super::poller::Poller;
 use super::super::reporting::Reporter;
 use super::super::session::Session;
@@ -20,7 +21,7 @@ use crate::coordination::{self, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
 use crate::servers;
-use crate::status::{Board, Publisher};
+use crate::status::{Audit, Board, Publisher};
 
 impl Pipeline {
     /// Checks what can be checked without a connection.
@@ -82,6 +83,15 @@ impl Pipeline {
         }
         let followed = watch::Sender::new(None);
         tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), telling(&facts.0)));
+        let meters = Meters::new(name);
+        let audited = settings.audit.then(|| {
+            let told = watch::Sender::new(Audit::default());
+            let audited = told.subscribe();
+            let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target };
+            let auditor = Auditor { pipeline: name.to_owned(), target, meters: meters.clone(), told };
+            tasks.spawn(auditor.run(own.subscribe()));
+            audited
+        });
         Ok(Pipeline {
             name: name.to_owned(),
             worker: Worker::new(identity, policy),
@@ -123,7 +133,8 @@ impl Pipeline {
             followed,
             degraded_since: None,
             peers,
-            meters: Meters::new(name),
+            audited,
+            meters,
             reporter: Reporter::new(publisher, config.name.clone(), settings.postgres.slot.clone()),
             board: board.clone(),
             watchdog: Watchdog::start(name)?,

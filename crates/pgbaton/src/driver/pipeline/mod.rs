@@ -27,7 +27,7 @@ use crate::clock::boottime;
 use crate::coordination::{Etcd, Followed, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
-use crate::status::Board;
+use crate::status::{Audit, Board};
 
 /// Facts that tasks may have on their way; more make them wait, which harms nobody: each tells what is true when it asks.
 const FACTS: usize = 64;
@@ -78,6 +78,8 @@ pub struct Pipeline {
     /// Since when no lease counts.
     degraded_since: Option<Timestamp>,
     peers: watch::Receiver<Peers>,
+    /// What the witness says, where there is one.
+    audited: Option<watch::Receiver<Audit>>,
     meters: Meters,
     reporter: Reporter,
     board: Board,
@@ -256,6 +258,9 @@ impl Pipeline {
         let slot = SlotState::of(self.worker.observed().and_then(|seen| seen.slot.as_ref()), &self.wanted.database);
         let sound = matches!(slot, SlotState::Usable { .. });
         let able = sound && self.worker.can_take_over(now) && self.worker.reasons().is_empty();
+        if let Some(audited) = &mut self.audited {
+            self.reporter.audited(&audited.borrow_and_update());
+        }
         self.reporter.report(now, &self.worker, self.session.publishing.as_deref_mut(), &self.peers.borrow(), able);
         let guarded = self.worker.guarded_since().is_some();
         self.degraded_since = self.degraded_since.filter(|_| guarded).or_else(|| guarded.then(Timestamp::now));
