@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::secret::Secret;
+use crate::tls::{KeptTls, TlsError};
 
 /// How long one server may take to let us in, where the text does not say (`connect_timeout`).
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +48,8 @@ pub struct Conninfo {
     password: Option<Secret>,
     given_password: Option<Secret>,
     passfile: Option<PathBuf>,
+    /// What TLS is spoken with, if it was read already.
+    pub(crate) kept_tls: Option<KeptTls>,
 }
 
 /// One server.
@@ -148,6 +151,27 @@ impl Conninfo {
     /// The same with a password from elsewhere (`password`, `password_file`). One in the text itself goes before it.
     pub fn with_password(self, password: Option<Secret>) -> Self {
         Conninfo { given_password: password, ..self }
+    }
+
+    /// Reads the files of TLS now and keeps what is in them for every connection; without this they are read anew at each.
+    pub fn with_certificates_read(self) -> Result<Self, TlsError> {
+        if self.certificate_files().is_empty() {
+            return Ok(self);
+        }
+        Ok(Conninfo { kept_tls: Some(KeptTls::read(&self)?), ..self })
+    }
+
+    /// The files that connections with TLS need; those of the operating system's authorities do not count.
+    pub fn certificate_files(&self) -> Vec<PathBuf> {
+        if self.sslmode == SslMode::Disable {
+            return Vec::new();
+        }
+        let root = match &self.sslrootcert {
+            Some(RootCert::File(file)) => Some(file),
+            Some(RootCert::System) | None => None,
+        };
+        let own = self.identity.iter().flat_map(|identity| [&identity.cert, &identity.key]);
+        root.into_iter().chain(own).cloned().collect()
     }
 
     /// The password for one of the hosts: the text's own, the given one, `PGPASSWORD`, the password file.

@@ -108,6 +108,7 @@ impl Params {
             password: self.get("password").map(Secret::new),
             given_password: None,
             passfile: self.get("passfile").map(PathBuf::from),
+            kept_tls: None,
         })
     }
 

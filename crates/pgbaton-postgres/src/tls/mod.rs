@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{ClientConfig, WebPkiServerVerifier};
+use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::conninfo::{Conninfo, RootCert, SslMode};
+use crate::conninfo::{ClientCert, Conninfo, RootCert, SslMode};
 use verify::{AnyCertificate, AnyName};
 
 /// Why TLS was not agreed on. None of these is answered by trying a weaker mode.
@@ -58,19 +58,41 @@ pub(crate) struct Encrypted {
 
 /// Speaks TLS on a connection whose server has agreed to it.
 pub(crate) async fn handshake(conninfo: &Conninfo, host: &str, stream: TcpStream) -> Result<Encrypted, TlsError> {
-    let config = config(conninfo)?;
+    let config = match &conninfo.kept_tls {
+        Some(KeptTls(config)) => Arc::clone(config),
+        None => Arc::new(config(conninfo)?),
+    };
     let name = match ServerName::try_from(host.to_owned()) {
         Ok(name) => name,
         Err(_) => return Err(TlsError::Name(host.to_owned())),
     };
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(config);
     let stream = connector.connect(name, stream).await.map_err(TlsError::Handshake)?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let end_point = certificate.and_then(|certificate| end_point::hash(certificate));
     Ok(Encrypted { stream: Box::new(stream), end_point })
 }
 
-/// The settings for one connection. Files are read anew each time, so that renewed certificates need no restart.
+/// Settings that were made once, from files as they were then.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptTls(Arc<ClientConfig>);
+
+impl KeptTls {
+    pub(crate) fn read(conninfo: &Conninfo) -> Result<Self, TlsError> {
+        Ok(KeptTls(Arc::new(config(conninfo)?)))
+    }
+}
+
+/// Whether it is the same reading.
+impl PartialEq for KeptTls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for KeptTls {}
+
+/// The settings, from the files as they are now.
 fn config(conninfo: &Conninfo) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = verifier(conninfo, &provider)?;
@@ -81,9 +103,17 @@ fn config(conninfo: &Conninfo) -> Result<ClientConfig, TlsError> {
         .map_err(setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let Some(identity) = &conninfo.identity else { return Ok(builder.with_no_client_auth()) };
-    let key = PrivateKeyDer::from_pem_file(&identity.key).map_err(|error| file("sslkey", &identity.key, error))?;
-    builder.with_client_auth_cert(certificates("sslcert", &identity.cert)?, key).map_err(setup)
+    let mut config = match &conninfo.identity {
+        None => builder.with_no_client_auth(),
+        Some(ClientCert { cert, key }) => {
+            let chain = certificates("sslcert", cert)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file("sslkey", key, error))?;
+            builder.with_client_auth_cert(chain, key).map_err(setup)?
+        }
+    };
+    // Each connection shows its certificates anew, as PostgreSQL wants it.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 fn verifier(conninfo: &Conninfo, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
