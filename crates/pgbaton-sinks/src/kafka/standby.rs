@@ -1,6 +1,6 @@
 //! What a worker holds ready while another one streams, and what tells it whether Kafka answers at all.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pgbaton_core::ProgressRecord;
@@ -21,7 +21,7 @@ use super::told::lock;
 /// ------------------------>  warm  ---------->  a session, and nothing warm until the next check
 /// ```
 pub struct KafkaStandby {
-    target: KafkaTarget,
+    target: Mutex<Arc<KafkaTarget>>,
     kept: Mutex<Option<Kept>>,
     /// Held by the one check that may work at a time.
     checking: tokio::sync::Mutex<()>,
@@ -29,6 +29,8 @@ pub struct KafkaStandby {
 
 /// Clients and the thread of their calls.
 struct Kept {
+    /// What the clients were made for.
+    target: Arc<KafkaTarget>,
     calls: Option<Calls>,
     clients: Option<Clients>,
 }
@@ -37,7 +39,14 @@ impl KafkaStandby {
     /// Connects nothing yet. Fails only on settings that cannot be used.
     pub fn new(target: &KafkaTarget) -> Result<Self, KafkaFault> {
         target.check()?;
-        Ok(KafkaStandby { target: target.clone(), kept: Mutex::default(), checking: tokio::sync::Mutex::default() })
+        let target = Mutex::new(Arc::new(target.clone()));
+        Ok(KafkaStandby { target, kept: Mutex::default(), checking: tokio::sync::Mutex::default() })
+    }
+
+    /// From now on clients are made for this target; those that were kept for another allocation are let go, be it equal or
+    /// not: files that it names may hold something else. A session that is there stays.
+    pub fn aim_at(&self, target: Arc<KafkaTarget>) {
+        *lock(&self.target) = target;
     }
 
     /// Asks for the progress topic, whether it is there or not, at most for `limit`; and makes ready what a fence needs, or
@@ -48,7 +57,8 @@ impl KafkaStandby {
         let _turn = self.checking.lock().await;
         let mut kept = self.take()?;
         let (calls, clients) = kept.parts();
-        let (target, runtime, cancelled) = (self.target.clone(), Handle::current(), calls.cancelled().clone());
+        let (made_for, runtime, cancelled) = (kept.target.clone(), Handle::current(), calls.cancelled().clone());
+        let target = made_for.clone();
         let work = move || {
             let mut clients = match clients {
                 Some(clients) => clients,
@@ -61,21 +71,24 @@ impl KafkaStandby {
             (Some(clients), answer)
         };
         let (clients, answer) = calls.run(work).await;
-        *lock(&self.kept) = Some(Kept { calls: Some(calls), clients });
+        *lock(&self.kept) = Some(Kept { target: made_for, calls: Some(calls), clients });
         answer
     }
 
     /// The same as [`KafkaSession::fence`], with what is warm, if anything is.
     pub async fn fence(&self, open: &ProgressRecord) -> Result<Fenced, FenceError> {
-        let (calls, clients) = self.take()?.parts();
-        KafkaSession::fence_with(&self.target, open, calls, clients).await
+        let mut kept = self.take()?;
+        let (calls, clients) = kept.parts();
+        KafkaSession::fence_with(&kept.target, open, calls, clients).await
     }
 
     /// What is kept, or the beginning of it. While a check works nothing is kept: nobody waits for it.
     fn take(&self) -> Result<Kept, KafkaFault> {
-        match lock(&self.kept).take() {
+        let target = Arc::clone(&lock(&self.target));
+        let kept = lock(&self.kept).take().filter(|kept| Arc::ptr_eq(&kept.target, &target));
+        match kept {
             Some(kept) => Ok(kept),
-            None => Ok(Kept { calls: Some(Calls::start()?), clients: None }),
+            None => Ok(Kept { target, calls: Some(Calls::start()?), clients: None }),
         }
     }
 }
@@ -98,6 +111,6 @@ impl Drop for Kept {
 
 impl std::fmt::Debug for KafkaStandby {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KafkaStandby").field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("KafkaStandby").field("target", &lock(&self.target)).finish_non_exhaustive()
     }
 }
