@@ -22,6 +22,8 @@ pub(crate) struct Broker {
     pub controller_port: u16,
     /// Further listeners, each for the clients that come by one way only.
     pub side_doors: Vec<SideDoor>,
+    /// A listener that asks for a user and password, by SCRAM.
+    pub login_port: Option<u16>,
 }
 
 /// A listener that tells its clients another port than its own: whatever stands between them listens there.
@@ -72,6 +74,17 @@ impl Broker {
         })
     }
 
+    /// Sets the password of a user of the `login_port`; makes the user if there is none.
+    pub fn set_password(&self, lab: &Lab, user: &str, password: &str) -> Result<()> {
+        let mut command = lab.owner().command(java()?);
+        command.args(["-XX:TieredStopAtLevel=1", "-cp", &class_path(lab), "kafka.admin.ConfigCommand"]);
+        command.args(["--bootstrap-server", &format!("127.0.0.1:{}", self.port), "--alter"]);
+        command.args(["--entity-type", "users", "--entity-name", user]);
+        command.args(["--add-config", &format!("SCRAM-SHA-512=[password={password}]")]);
+        Owner::run(&mut command).context("set the password of a user of Kafka")?;
+        Ok(())
+    }
+
     fn properties(&self, instance: &Instance, all: &[Broker]) -> String {
         let Self { id, port, controller_port, .. } = self;
         let bootstrap: Vec<_> = all.iter().map(|broker| format!("127.0.0.1:{}", broker.controller_port)).collect();
@@ -80,6 +93,15 @@ impl Broker {
             listeners += &format!(",SIDE{i}://127.0.0.1:{}", door.port);
             advertised += &format!(",SIDE{i}://127.0.0.1:{}", door.advertised);
             protocols += &format!(",SIDE{i}:PLAINTEXT");
+        }
+        let mut mechanisms = "";
+        if let Some(port) = self.login_port {
+            listeners += &format!(",LOGIN://127.0.0.1:{port}");
+            advertised += &format!(",LOGIN://127.0.0.1:{port}");
+            protocols += ",LOGIN:SASL_PLAINTEXT";
+            mechanisms = "sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+                listener.name.login.scram-sha-512.sasl.jaas.config=\
+                org.apache.kafka.common.security.scram.ScramLoginModule required;\n";
         }
         let (copies, in_sync) = if all.len() >= 3 { (3, 2) } else { (1, 1) };
         format!(
@@ -110,7 +132,7 @@ share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=2097152
 log.segment.bytes=67108864
-",
+{mechanisms}",
             bootstrap = bootstrap.join(","),
             data = self.data(instance).display(),
         )

@@ -136,7 +136,8 @@ pub(super) fn haproxy(
 }
 
 pub(super) fn brokers(number: usize, ports: &mut Ports) -> Vec<Broker> {
-    let mut broker = |id| Broker { id, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new() };
+    let mut broker =
+        |id| Broker { id, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new(), login_port: None };
     (1..=number).map(&mut broker).collect()
 }
 

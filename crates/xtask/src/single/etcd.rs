@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{Server, instance};
 use crate::http;
+use crate::instance::Instance;
 use crate::lab::Lab;
 use crate::launch::Launch;
 use crate::ports::Ports;
@@ -15,22 +16,48 @@ use crate::ports::Ports;
 pub struct Etcd {
     server: Server,
     port: u16,
+    /// Where it says how it is, whatever is spoken on `port`.
+    health_port: u16,
+    tls: bool,
+}
+
+/// What an etcd with TLS shows and asks for, as PEM.
+#[derive(Clone, Debug)]
+pub struct EtcdTls {
+    /// Its certificate, read anew at each handshake.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// Who signs the certificates that clients have to show.
+    pub client_authorities: String,
 }
 
 impl Etcd {
     /// Makes a new one and returns when it is healthy.
     pub fn start() -> Result<Self> {
+        Self::start_as(None)
+    }
+
+    /// The same with TLS, where clients have to show a certificate.
+    pub fn start_with_tls(tls: &EtcdTls) -> Result<Self> {
+        Self::start_as(Some(tls))
+    }
+
+    fn start_as(tls: Option<&EtcdTls>) -> Result<Self> {
         let lab = Lab::open()?;
         let instance = instance(&lab, "etcd")?;
         let mut ports = Ports::default();
-        let (port, peer_port) = (ports.free(), ports.free());
-        let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+        let (port, peer_port, health_port) = (ports.free(), ports.free(), ports.free());
+        let (client, peer) = (endpoint(tls.is_some(), port), endpoint(false, peer_port));
+        let health = endpoint(false, health_port);
+        let secured = tls.map(|tls| secured(&lab, &instance, tls)).transpose()?.unwrap_or_default();
         let data = instance.data().join("etcd").display().to_string();
         let cluster = format!("default={peer}");
         let args = ["--data-dir", &data, "--listen-client-urls", &client, "--advertise-client-urls", &client]
             .into_iter()
             .chain(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster])
-            .chain(["--logger", "zap", "--log-level", "warn"]);
+            .chain(["--listen-metrics-urls", &health, "--logger", "zap", "--log-level", "warn"])
+            .chain(secured.iter().map(String::as_str));
         let launch = Launch {
             program: lab.etcd(),
             args: args.map(str::to_owned).collect(),
@@ -38,7 +65,7 @@ impl Etcd {
             dir: instance.data(),
             log: instance.log("etcd"),
         };
-        let etcd = Self { server: Server::start(lab, instance, launch, None)?, port };
+        let etcd = Self { server: Server::start(lab, instance, launch, None)?, port, health_port, tls: tls.is_some() };
         etcd.wait()?;
         Ok(etcd)
     }
@@ -50,8 +77,13 @@ impl Etcd {
     }
 
     fn wait(&self) -> Result<()> {
-        let healthy = || http::get(self.port, "/health").is_ok_and(|answer| answer.body.contains("\"true\""));
+        let healthy = || http::get(self.health_port, "/health").is_ok_and(|answer| answer.body.contains("\"true\""));
         self.server.wait("etcd to be healthy", healthy)
+    }
+
+    /// Gives it other files: the certificate is shown from now on, the authorities count from the next start on.
+    pub fn set_tls(&self, tls: &EtcdTls) -> Result<()> {
+        secured(&self.server.lab, &self.server.instance, tls).map(drop)
     }
 
     /// Its process.
@@ -60,9 +92,29 @@ impl Etcd {
         &self.server
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        endpoint(self.tls, self.port)
     }
+}
+
+fn endpoint(tls: bool, port: u16) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://127.0.0.1:{port}")
+}
+
+/// Writes its files, and says so in arguments.
+fn secured(lab: &Lab, instance: &Instance, tls: &EtcdTls) -> Result<Vec<String>> {
+    let mut arguments = vec!["--client-cert-auth".to_owned()];
+    for (argument, name, text) in [
+        ("--cert-file", "server.crt", &tls.certificate),
+        ("--key-file", "server.key", &tls.key),
+        ("--trusted-ca-file", "clients.crt", &tls.client_authorities),
+    ] {
+        let file = instance.conf().join(name);
+        lab.owner().write(&file, text)?;
+        arguments.extend([argument.to_owned(), file.display().to_string()]);
+    }
+    Ok(arguments)
 }

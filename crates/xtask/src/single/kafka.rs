@@ -11,19 +11,31 @@ use crate::ports::Ports;
 #[derive(Debug)]
 pub struct Kafka {
     server: Server,
-    port: u16,
+    broker: Broker,
 }
 
 impl Kafka {
     /// Makes a new one and returns when it answers.
     pub fn start() -> Result<Self> {
+        Self::start_as(None)
+    }
+
+    /// The same with a listener that asks for a user and password by SCRAM-SHA-512, and one user.
+    pub fn start_with_user(user: &str, password: &str) -> Result<Self> {
+        let kafka = Self::start_as(Some(Ports::default().free()))?;
+        kafka.set_password(user, password)?;
+        Ok(kafka)
+    }
+
+    fn start_as(login_port: Option<u16>) -> Result<Self> {
         let lab = Lab::open()?;
         let instance = instance(&lab, "kafka")?;
-        let mut ports = Ports::default();
-        let broker = Broker { id: 1, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new() };
+        let mut ports = Ports::without(login_port);
+        let broker =
+            Broker { id: 1, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new(), login_port };
         broker.format(&lab, &instance, std::slice::from_ref(&broker), &kafka::cluster_id())?;
         let launch = broker.launch(&lab, &instance)?;
-        let kafka = Self { server: Server::start(lab, instance, launch, None)?, port: broker.port };
+        let kafka = Self { server: Server::start(lab, instance, launch, None)?, broker };
         kafka.wait()?;
         Ok(kafka)
     }
@@ -35,7 +47,12 @@ impl Kafka {
     }
 
     fn wait(&self) -> Result<()> {
-        self.server.wait("Kafka to answer", || kafka::known_brokers(self.port).is_ok_and(|known| known == 1))
+        self.server.wait("Kafka to answer", || kafka::known_brokers(self.broker.port).is_ok_and(|known| known == 1))
+    }
+
+    /// Sets the password of a user of [`Kafka::login`]. Connections that are open stay.
+    pub fn set_password(&self, user: &str, password: &str) -> Result<()> {
+        self.broker.set_password(&Lab::open()?, user, password)
     }
 
     /// Its process.
@@ -47,6 +64,12 @@ impl Kafka {
     /// `127.0.0.1:PORT`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.broker.port)
+    }
+
+    /// Where a user and password are asked for, if they are anywhere.
+    #[must_use]
+    pub fn login(&self) -> Option<String> {
+        Some(format!("127.0.0.1:{}", self.broker.login_port?))
     }
 }

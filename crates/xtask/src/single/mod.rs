@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-pub use etcd::Etcd;
+pub use etcd::{Etcd, EtcdTls};
 pub use kafka::Kafka;
 pub use postgres::{Postgres, PostgresOptions};
 
