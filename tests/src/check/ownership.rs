@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct Write {
     /// Revision of the change.
     pub revision: i64,
+    /// The lease that it was put under; 0 where there is none.
+    #[serde(default)]
+    pub lease: i64,
     /// The value; null where the key was deleted or its lease ended.
     pub value: Option<Value>,
 }
@@ -70,7 +73,7 @@ async fn changes(client: &mut Client, key: &str, since: &mut i64) -> Result<Vec<
                 EventType::Put => Some(serde_json::from_slice(pair.value()).unwrap_or_default()),
                 EventType::Delete => None,
             };
-            found.push(Write { revision: pair.mod_revision(), value });
+            found.push(Write { revision: pair.mod_revision(), lease: pair.lease(), value });
         }
     }
     Ok(found)
@@ -105,15 +108,13 @@ pub fn judge(history: &History, ownership: &Ownership, verdict: &mut Verdict) {
             });
         }
     }
-    let mut before: Option<&Value> = None;
-    for write in &ownership.holder {
-        if let (Some(before), Some(value)) = (before, &write.value) {
-            let nonce = |value: &Value| value["nonce"].as_str().map(str::to_owned);
-            rule.look(nonce(before) != nonce(value), || {
+    for (before, write) in ownership.holder.iter().zip(ownership.holder.iter().skip(1)) {
+        if let (Some(_), Some(value)) = (&before.value, &write.value) {
+            // A tenure is a lease. A worker whose key outlived its tenure, since etcd was away, may replace itself.
+            rule.look(before.lease != write.lease, || {
                 format!("{} wrote the holder key again at revision {}", value["worker"], write.revision)
             });
         }
-        before = write.value.as_ref();
     }
     verdict.invariants.push(rule);
     for write in &ownership.verdicts {

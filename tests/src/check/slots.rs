@@ -141,15 +141,18 @@ fn truth(samples: &[Sample], verdict: &mut Verdict) {
             }
         }
         let fresh = |seen: i64| at - seen <= SEEN_MS;
-        let both = workers.values().filter(|(seen, worker)| fresh(*seen) && worker.active).count() > 1;
-        let lasted = lasting.lasts((String::new(), "both".into()), both, at);
+        // What a worker says lasts until it was asked last: one that was killed says nothing any more.
+        let saying = workers.values().filter(|(seen, worker)| fresh(*seen) && worker.active).map(|(seen, _)| *seen);
+        let (count, said) = saying.fold((0, at), |(count, said), seen| (count + 1, said.min(seen)));
+        let lasted = lasting.lasts((String::new(), "both".into()), count > 1, said);
         active.look(lasted <= BOTH_MS, || format!("two workers had said for {lasted} ms at {at} that they are active"));
-        let Some((_, server)) = leader.filter(|(seen, _)| fresh(*seen)) else { continue };
-        for (name, (_, worker)) in workers.iter().filter(|(_, (seen, _))| fresh(*seen)) {
+        let Some((shown, server)) = leader.filter(|(seen, _)| fresh(*seen)) else { continue };
+        for (name, (said, worker)) in workers.iter().filter(|(_, (seen, _))| fresh(*seen)) {
+            let seen = shown.min(*said);
             let reads = |reader: &&Reading| Some(reader.pid) == server.active_pid;
             let reader = server.readers.iter().find(reads).and_then(term);
             let stranger = worker.active && reader != worker.term;
-            let lasted = lasting.lasts(((*name).into(), "active".into()), stranger, at);
+            let lasted = lasting.lasts(((*name).into(), "active".into()), stranger, seen);
             active.look(lasted <= SKEW_MS, || {
                 format!(
                     "{name} had said for {lasted} ms at {at} that it is active, the slot's reader has term {reader:?}"

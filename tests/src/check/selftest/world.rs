@@ -262,10 +262,10 @@ impl World {
         let revision = self.revision + 5;
         let holder = &mut self.made.ownership.holder;
         if !holder.is_empty() {
-            holder.push(Write { revision: revision - 2, value: None });
+            holder.push(Write { revision: revision - 2, lease: 0, value: None });
         }
         let nonce = format!("nonce{revision}");
-        holder.push(Write { revision, value: Some(json!({"worker": self.worker, "nonce": nonce})) });
+        holder.push(Write { revision, lease: revision, value: Some(json!({"worker": self.worker, "nonce": nonce})) });
         self.revision = revision;
     }
 
