@@ -8,6 +8,7 @@ use pgbaton_postgres::{Conninfo, QueryError, ReplicationConnection, catalog};
 use pgbaton_sinks::table_topic;
 use tokio::time::timeout;
 
+use super::eager::eagerly;
 use super::{failures, looking};
 use crate::config::PostgresConfig;
 
@@ -15,6 +16,9 @@ use crate::config::PostgresConfig;
 pub const FIRST_LIMIT: Duration = Duration::from_secs(1);
 /// The limit doubles with every try that it ends, up to this.
 pub const LAST_LIMIT: Duration = Duration::from_secs(10);
+
+/// While a connection hangs, another one is tried after this part of its limit.
+const EAGER: u32 = 4;
 
 /// What a pipeline reads from.
 pub struct Wanted {
@@ -39,13 +43,13 @@ type Found = (ReplicationConnection, Inspection, HashMap<u32, Vec<String>>);
 
 /// Opens the replication connection and looks at everything that a verdict needs.
 pub async fn inspect(conninfo: &Conninfo, wanted: &Wanted, limit: Duration) -> Result<Found, Failure> {
-    let looking = async {
+    let attempt = async || {
         let mut connection =
             ReplicationConnection::connect(conninfo, "pgbaton/").await.map_err(|error| failures::connect(&error))?;
         let (inspection, keys) = look(&mut connection, wanted).await?;
         Ok((connection, inspection, keys))
     };
-    match timeout(limit, looking).await {
+    match timeout(limit, eagerly(limit / EAGER, attempt)).await {
         Ok(found) => found,
         Err(_) => {
             let detail = format!("connecting and looking took more than {} s", limit.as_secs());

@@ -1,6 +1,7 @@
 //! The driver: joins the core's machine to PostgreSQL, Kafka and etcd. One loop for each pipeline; it decides nothing.
 
 mod auditing;
+mod eager;
 mod failures;
 mod inspecting;
 mod looking;

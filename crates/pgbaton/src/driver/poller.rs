@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
+use super::eager::eagerly;
 use super::{failures, looking};
 use crate::clock::boottime;
 
@@ -74,7 +75,7 @@ impl Poller {
         let client = match client {
             Some(client) => client,
             None => {
-                let opened = connect_client(&self.conninfo, "pgbaton", Some(LIMIT)).await;
+                let opened = eagerly(PERIOD, || connect_client(&self.conninfo, "pgbaton", Some(LIMIT))).await;
                 // Its task ends with the client.
                 let (opened, _task) = opened.map_err(|error| failures::connect(&error))?;
                 client.insert(opened)
