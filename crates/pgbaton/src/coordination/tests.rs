@@ -17,9 +17,9 @@ const TTL: Duration = Duration::from_secs(10);
 /// Nothing here depends on speed: what did not come by then does not come.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// One etcd member, the adapter under test, and a client for what others do.
+/// etcd, the adapter under test, and a client for what others do.
 struct World {
-    server: single::Etcd,
+    members: Vec<single::Etcd>,
     etcd: Arc<Etcd>,
     by_hand: Client,
 }
@@ -32,10 +32,15 @@ struct Told {
 
 impl World {
     async fn start() -> Self {
-        let server = single::Etcd::start().unwrap();
+        Self::with(1).await
+    }
+
+    async fn with(members: usize) -> Self {
+        let members = single::Etcd::start_members(members).unwrap();
+        let endpoints: Vec<_> = members.iter().map(single::Etcd::endpoint).collect();
         let config = CoordinationConfig {
             backend: Backend::Etcd,
-            endpoints: vec![server.endpoint()],
+            endpoints: endpoints.clone(),
             ca_file: None,
             certificate: None,
             user: None,
@@ -44,8 +49,8 @@ impl World {
             on_loss: OnLoss::Strict,
         };
         let etcd = Arc::new(Etcd::new(&config, "/pgbaton/orders".to_owned()).unwrap());
-        let by_hand = Client::connect([server.endpoint()], None).await.unwrap();
-        World { server, etcd, by_hand }
+        let by_hand = Client::connect(&endpoints, None).await.unwrap();
+        World { members, etcd, by_hand }
     }
 
     async fn take(&self) -> Tenure {
@@ -59,6 +64,18 @@ impl World {
         };
         let (revision, _) = self.etcd.take_holder(lease.id, &value, None).await.unwrap().expect("nobody has it");
         Tenure::new(lease.id, revision, lease.ttl, Moment::default())
+    }
+
+    /// Which member leads.
+    async fn leader(&self) -> usize {
+        for (number, member) in self.members.iter().enumerate() {
+            let mut client = Client::connect([member.endpoint()], None).await.unwrap();
+            let status = client.status().await.unwrap();
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return number;
+            }
+        }
+        panic!("healthy members have a leader")
     }
 
     fn keep_alive(&self, tenure: Tenure) -> Told {
@@ -142,9 +159,9 @@ async fn a_watch_goes_on_behind_a_compaction() {
     let mut watched = world.watch();
     watched.view_until(|view| view.holder.is_none()).await;
 
-    world.server.server().freeze();
+    world.members[0].server().freeze();
     watched.until(|input| matches!(input, Input::CoordinationLost(_))).await;
-    world.server.server().thaw();
+    world.members[0].server().thaw();
     let tenure = world.take().await;
     let physical = CompactionOptions::new().with_physical();
     world.by_hand.compact(tenure.revision, Some(physical)).await.unwrap();
@@ -160,10 +177,50 @@ async fn a_frozen_etcd_is_told_as_lost_and_a_lease_that_outlives_it_goes_on() {
     let (mut kept, mut watched) = (world.keep_alive(tenure), world.watch());
     kept.until(is_alive).await;
     watched.view_until(|view| view.holder.is_some()).await;
-    world.server.server().freeze();
+    world.members[0].server().freeze();
     watched.until(|input| matches!(input, Input::CoordinationLost(_))).await;
-    world.server.server().thaw();
+    world.members[0].server().thaw();
     // etcd's own clock of the lease stood still, too: what is told is the truth of the key, whichever it is.
     kept.until(|input| is_alive(input) || is_lost(input)).await;
     watched.until(|input| matches!(input, Input::HolderSeen(_))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_the_leading_member_ends_no_tenure() {
+    let world = World::with(3).await;
+    let tenure = world.take().await;
+    let (mut kept, mut watched) = (world.keep_alive(tenure), world.watch());
+    kept.until(is_alive).await;
+    watched.view_until(|view| view.holder.is_some()).await;
+
+    world.members[world.leader().await].server().kill();
+    // More than a lease's time has to be covered by what is renewed from now on.
+    for _ in 0..6 {
+        let input = kept.until(|input| is_alive(input) || is_lost(input)).await;
+        assert!(is_alive(&input), "{input:?}");
+    }
+    world.etcd.release_holder(&tenure, None).await.unwrap();
+    watched.view_until(|view| view.holder.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_renewed_and_nobody_is_told_to_be_gone() {
+    let mut world = World::with(3).await;
+    let tenure = world.take().await;
+    let (mut kept, mut watched) = (world.keep_alive(tenure), world.watch());
+    kept.until(is_alive).await;
+    watched.view_until(|view| view.holder.is_some()).await;
+
+    world.members[0].server().kill();
+    world.members[1].server().kill();
+    let lost = |input: &Input| matches!(input, Input::CoordinationLost(_));
+    watched.until(lost).await;
+    assert!(world.etcd.grant(TTL).await.is_err(), "nobody can have a lease");
+    while let Ok(told) = kept.inputs.try_recv() {
+        assert!(!is_lost(&told), "silence is no loss of the lease: {told:?}");
+    }
+
+    world.members[0].start_again().unwrap();
+    watched.until(|input| matches!(input, Input::HolderSeen(_))).await;
+    kept.until(|input| is_alive(input) || is_lost(input)).await;
 }

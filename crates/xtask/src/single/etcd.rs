@@ -1,8 +1,8 @@
-//! One etcd member.
+//! One etcd member, or a few that make a cluster.
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{Server, instance};
 use crate::http;
@@ -35,28 +35,43 @@ pub struct EtcdTls {
 impl Etcd {
     /// Makes a new one and returns when it is healthy.
     pub fn start() -> Result<Self> {
-        Self::start_as(None)
+        Self::start_as(1, None)?.pop().context("one member was asked for")
     }
 
     /// The same with TLS, where clients have to show a certificate.
     pub fn start_with_tls(tls: &EtcdTls) -> Result<Self> {
-        Self::start_as(Some(tls))
+        Self::start_as(1, Some(tls))?.pop().context("one member was asked for")
     }
 
-    fn start_as(tls: Option<&EtcdTls>) -> Result<Self> {
+    /// Makes a new cluster of so many members and returns when all are healthy.
+    pub fn start_members(count: usize) -> Result<Vec<Self>> {
+        Self::start_as(count, None)
+    }
+
+    fn start_as(count: usize, tls: Option<&EtcdTls>) -> Result<Vec<Self>> {
+        let mut ports = Ports::default();
+        let peers: Vec<_> = (0..count).map(|_| endpoint(false, ports.free())).collect();
+        let cluster = peers.iter().enumerate().map(|(member, peer)| format!("etcd-{member}={peer}"));
+        let cluster = cluster.collect::<Vec<_>>().join(",");
+        let member =
+            |(member, peer): (usize, &String)| Self::member(&mut ports, &format!("etcd-{member}"), peer, &cluster, tls);
+        let members = peers.iter().enumerate().map(member).collect::<Result<Vec<_>>>()?;
+        members.iter().try_for_each(Self::wait)?;
+        Ok(members)
+    }
+
+    fn member(ports: &mut Ports, name: &str, peer: &str, cluster: &str, tls: Option<&EtcdTls>) -> Result<Self> {
         let lab = Lab::open()?;
         let instance = instance(&lab, "etcd")?;
-        let mut ports = Ports::default();
-        let (port, peer_port, health_port) = (ports.free(), ports.free(), ports.free());
-        let (client, peer) = (endpoint(tls.is_some(), port), endpoint(false, peer_port));
-        let health = endpoint(false, health_port);
+        let (port, health_port) = (ports.free(), ports.free());
+        let (client, health) = (endpoint(tls.is_some(), port), endpoint(false, health_port));
         let secured = tls.map(|tls| secured(&lab, &instance, tls)).transpose()?.unwrap_or_default();
         let data = instance.data().join("etcd").display().to_string();
-        let cluster = format!("default={peer}");
-        let args = ["--data-dir", &data, "--listen-client-urls", &client, "--advertise-client-urls", &client]
+        let args = ["--name", name, "--data-dir", &data, "--logger", "zap", "--log-level", "warn"]
             .into_iter()
-            .chain(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster])
-            .chain(["--listen-metrics-urls", &health, "--logger", "zap", "--log-level", "warn"])
+            .chain(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .chain(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster])
+            .chain(["--listen-metrics-urls", &health])
             .chain(secured.iter().map(String::as_str));
         let launch = Launch {
             program: lab.etcd(),
@@ -65,9 +80,7 @@ impl Etcd {
             dir: instance.data(),
             log: instance.log("etcd"),
         };
-        let etcd = Self { server: Server::start(lab, instance, launch, None)?, port, health_port, tls: tls.is_some() };
-        etcd.wait()?;
-        Ok(etcd)
+        Ok(Self { server: Server::start(lab, instance, launch, None)?, port, health_port, tls: tls.is_some() })
     }
 
     /// Starts it again after it ended, with the same data and port.
