@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgbaton_core::audit::{Fault, Rule};
 use pgbaton_core::{
-    History, Journal, LeaseMark, Lsn, Marks, Position, ProgressRecord, PublicationMark, Reached, Resume, SessionFacts,
+    History, Journal, Lsn, Marks, Position, ProgressRecord, PublicationMark, Reached, Resume, SessionFacts,
     SystemIdentifier, Term, Timeline, Watermark, first_open, hash_of,
 };
 use pgbaton_sinks::kafka::{Accepted, DataRecord, Fenced, KafkaAudit, KafkaSession, KafkaTarget};
@@ -41,7 +41,7 @@ impl Writer {
             publication: PublicationMark { oid: 1, tables_hash: String::new() },
             config_hash: String::new(),
             kafka_cluster: None,
-            lease: LeaseMark { cluster_id: String::new(), revision: 1, left: vec![] },
+            lease: None,
         };
         let Reached { position, watermark, last, partial } = reached(at);
         let resume = Resume { position, watermark, start_at: position.lsn, continuity: None, last, partial };
