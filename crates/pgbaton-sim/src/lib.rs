@@ -17,4 +17,4 @@ mod swarm;
 mod time;
 mod world;
 
-pub use run::{Found, Tally, Told, mutants, script, shrink, sweep, tell};
+pub use run::{Found, Tally, Told, model_of, mutants, script, shrink, sweep, tell};

@@ -1,6 +1,8 @@
 //! Guards of the protocol, each taken away in turn: by what the simulated driver does or by what it tells the machine,
 //! never by a switch in the code that ships.
 
+use crate::model::{Bounds, Defence};
+
 /// A guard that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutant {
@@ -51,6 +53,16 @@ impl Mutant {
         (Mutant::TimelinesByNumber, "timelines_compared_by_number"),
         (Mutant::GoneWithoutStream, "gone_without_having_had_the_stream"),
     ];
+
+    /// Where it shows in the model: what was removed there, and a world in which that matters.
+    pub fn model(self) -> Option<(Bounds, &'static [Defence])> {
+        let torn = Bounds { doubled_ends: 1, doubling_is_noticed: false, breaks: 2, streaming: true, ..Bounds::QUIET };
+        match self {
+            // It takes two sessions that end between a transaction that is torn and the next commit.
+            Mutant::TornNotRepeated => Some((torn, &[Defence::TornRepeated])),
+            _ => None,
+        }
+    }
 
     pub fn parse(name: &str) -> Option<Mutant> {
         Mutant::ALL.iter().find(|(_, known)| *known == name).map(|(mutant, _)| *mutant)

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::model::Model;
 use crate::mutant::Mutant;
 use crate::scenario::Scenario;
 use crate::{swarm, world};
@@ -103,6 +104,12 @@ pub fn shrink(script: &str, mutant: Option<&str>) -> Result<String, String> {
         }
     }
     Ok(scenario.text())
+}
+
+/// The model without the guard that this mutant lacks, where schedules are too blunt for it.
+pub fn model_of(mutant: &str) -> Option<Model> {
+    let (bounds, removed) = Mutant::parse(mutant)?.model()?;
+    Some(Model::new(bounds, removed))
 }
 
 /// The names of all mutants.

@@ -91,6 +91,18 @@ const KINDS: &[Kind] = &[
         let node = d.rng.usize(0..d.nodes);
         vec![Fault::PgHold(node, seconds(14)), Fault::PgFailover { lagging: false }, Fault::PgCollide]
     },
+    // Two branches from one timeline, each published from: of one number, and of two. A fault that finds no leader is none, so
+    // that the second branch begins when the first one leads.
+    |d| {
+        let node = d.rng.usize(0..d.nodes);
+        let first = [Fault::PgHold(node, seconds(25)), Fault::PgFailover { lagging: false }];
+        first.into_iter().chain([Fault::PgCollide; 3]).collect()
+    },
+    |d| {
+        let node = d.rng.usize(0..d.nodes);
+        let first = [Fault::PgHold(node, seconds(25)), Fault::PgFailover { lagging: false }];
+        first.into_iter().chain([Fault::PgFailover { lagging: true }; 3]).collect()
+    },
     |d| vec![Fault::PgSplit(d.between(ms(500), seconds(6)))],
     |_| vec![Fault::PgSwitchover],
     |_| vec![Fault::PgTerminate],

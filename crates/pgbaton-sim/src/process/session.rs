@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Found, Input, Inspection, Journal, Lsn, Marks, Moment,
-    ProgressRecord, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, first_open, hash_of,
+    ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Found, History, Input, Inspection, Journal, Lsn, Marks,
+    Moment, ProgressRecord, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, first_open, hash_of,
 };
 
 use super::publishing::Publishing;
@@ -562,10 +562,16 @@ impl Process {
         {
             *name = format!("pgbaton/{}/00000000/00000000/t=0/r=0", self.worker.identity().pipeline_hash);
         }
-        if let Some(recorded) = bus.audit.recorded_history().filter(|_| bus.is(Mutant::TimelinesByNumber))
-            && recorded.current() == inspection.server.history.current()
-        {
-            inspection.server.history = recorded;
+        if let Some(recorded) = bus.audit.recorded_history().filter(|_| bus.is(Mutant::TimelinesByNumber)) {
+            let server = &mut inspection.server;
+            let (ours, theirs) = (recorded.current(), server.history.current());
+            if ours == theirs {
+                server.history = recorded;
+            } else if ours < theirs && server.history.left().iter().all(|(left, _)| *left != ours) {
+                // A higher number passes for a descendant.
+                let left = recorded.left().iter().copied().chain([(ours, server.write_position)]).collect();
+                server.history = History::new(left, theirs);
+            }
         }
         inspection
     }
