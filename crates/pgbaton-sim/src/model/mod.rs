@@ -7,6 +7,7 @@
 //!  machine   the SHIPPED decisions: Worker, Journal, Stream, first_open; asked once, then remembered
 //!  state     everything there is at one moment
 //!  steps     what may happen next: two workers, and the world around them
+//!  session   ... to a worker in a session
 //!  laws      what must be true, seen from outside
 //!  explore   all states, breadth first; can it still finish, from each of them?
 //!  story     a counter-example in words
@@ -21,6 +22,7 @@ mod kafka;
 mod laws;
 mod machine;
 mod postgres;
+mod session;
 mod state;
 mod steps;
 mod story;
