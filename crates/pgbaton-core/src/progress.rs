@@ -210,7 +210,10 @@ impl ProgressRecord {
 
 /// The hash that the next record carries as `previous_hash`.
 pub fn hash_of(value: &[u8]) -> String {
-    Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = Sha256::digest(value);
+    let digits = digits.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 /// A value in the progress topic that this program cannot go on from.

@@ -45,6 +45,9 @@ pub(crate) struct Bus {
     rng: Rng,
     draws: u64,
     queue: BinaryHeap<Queued>,
+    /// What is queued, by place. Events are large, and the heap moves its entries about.
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
     serial: u64,
     calls: u64,
     links: Vec<[Link; 3]>,
@@ -63,7 +66,7 @@ pub(crate) struct Bus {
 struct Queued {
     at: Time,
     serial: u64,
-    event: Event,
+    place: usize,
 }
 
 impl PartialEq for Queued {
@@ -94,6 +97,8 @@ impl Bus {
             rng: Rng::with_seed(seed),
             draws: 0,
             queue: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
             serial: 0,
             calls: 0,
             lanes: Lanes::default(),
@@ -113,7 +118,12 @@ impl Bus {
 
     pub fn at(&mut self, at: Time, event: Event) {
         self.serial += 1;
-        self.queue.push(Queued { at: at.max(self.now), serial: self.serial, event });
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.queue.push(Queued { at: at.max(self.now), serial: self.serial, place });
     }
 
     pub fn after(&mut self, time: Duration, event: Event) {
@@ -127,7 +137,8 @@ impl Bus {
         }
         let next = self.queue.pop()?;
         self.now = next.at;
-        Some(next.event)
+        self.free.push(next.place);
+        self.events[next.place].take()
     }
 
     pub fn draw(&mut self, below: u64) -> u64 {

@@ -274,9 +274,8 @@ impl Postgres {
         if !standby.up || !standby.in_recovery || standby.held {
             return;
         }
-        let wal = self.nodes[leader].wal.clone();
-        let (left, timeline) = (self.nodes[leader].left.clone(), self.nodes[leader].timeline);
-        let standby = &mut self.nodes[node];
+        let Ok([leader, standby]) = self.nodes.get_disjoint_mut([leader, node]) else { return };
+        let wal = &leader.wal;
         // One that has what the leader has not is rewound.
         while standby
             .wal
@@ -292,7 +291,8 @@ impl Postgres {
         }
         let from = standby.wal.len();
         standby.wal.extend(wal[from..].iter().cloned());
-        (standby.left, standby.timeline) = (left, timeline);
+        standby.left.clone_from(&leader.left);
+        standby.timeline = leader.timeline;
     }
 
     fn patroni(&mut self, bus: &mut Bus) {
