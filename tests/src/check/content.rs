@@ -8,16 +8,26 @@ use sha2::{Digest, Sha256};
 use super::delivery::tells_outcome;
 use super::event::{Event, lsn_text};
 use super::fold::{Fold, Line, Rows};
+use super::history::Gap;
 use super::row::{Cell, Row, hex};
 use super::table::{Database, LEDGER, Notes, Table};
 use super::verdict::{Invariant, Verdict};
 use crate::load::NEVER_SEEN;
 
 /// Judges the records of surviving transactions, which come in the order of their ids, against the notes and the tables.
-pub fn judge(surviving: &[&Event], ledger: &HashMap<String, Notes>, database: &Database, verdict: &mut Verdict) {
+///
+/// What a gap has in it nobody knows but the database: a row that was told before an accepted gap and not since may be another one,
+/// or gone, and is counted as missing in it.
+pub fn judge(
+    surviving: &[&Event],
+    ledger: &HashMap<String, Notes>,
+    database: &Database,
+    gaps: &[Gap],
+    verdict: &mut Verdict,
+) {
     let mut fidelity = Invariant::new(9, "every change has the hashes that were noted when it was made");
     let mut aborted = Invariant::new(8, "nothing is told that was taken back");
-    let mut fold = Fold::new(database);
+    let mut fold = Fold::new(database, gaps);
     for events in surviving.chunk_by(|a, b| a.id.transaction() == b.id.transaction()) {
         let mut lines = Vec::new();
         let mut outcomes = events.iter().filter_map(|event| tells_outcome(event));
@@ -85,9 +95,9 @@ fn converged(fold: Fold<'_>, database: &Database, verdict: &mut Verdict) {
     for (name, table) in database {
         let told = fold.rows(name).unwrap_or(&empty);
         if table.key.is_empty() {
-            keyless(name, table, told, &mut rule, verdict);
+            keyless(name, table, told, &mut rule, verdict, fold.has_gaps());
         } else {
-            keyed(name, table, told, &mut rule, verdict);
+            keyed(name, table, told, &mut rule, verdict, |key| fold.is_stale(name, key, (u32::MAX, u64::MAX)));
         }
     }
     for words in fold.misfits {
@@ -96,7 +106,14 @@ fn converged(fold: Fold<'_>, database: &Database, verdict: &mut Verdict) {
     verdict.invariants.push(rule);
 }
 
-fn keyed(name: &str, table: &Table, told: &Rows, rule: &mut Invariant, verdict: &mut Verdict) {
+fn keyed(
+    name: &str,
+    table: &Table,
+    told: &Rows,
+    rule: &mut Invariant,
+    verdict: &mut Verdict,
+    is_stale: impl Fn(&str) -> bool,
+) {
     // What is wrong with a ledger row is counted with the transactions.
     let counts = u64::from(name != LEDGER);
     let mut stored = 0;
@@ -106,6 +123,10 @@ fn keyed(name: &str, table: &Table, told: &Rows, rule: &mut Invariant, verdict: 
         if same.is_some() {
             stored += 1;
         }
+        if same.as_ref() != Some(&row) && is_stale(&key) {
+            verdict.in_gaps += counts;
+            continue;
+        }
         verdict.lost += if same.as_ref().is_none_or(|same| *same != row) { counts } else { 0 };
         rule.look(same.as_ref() == Some(&row), || match &same {
             Some(told) => format!("{name} {key} {}", difference(&row, told)),
@@ -114,20 +135,24 @@ fn keyed(name: &str, table: &Table, told: &Rows, rule: &mut Invariant, verdict: 
     }
     if told.keyed.len() > stored {
         let keys: std::collections::HashSet<String> = table.content().map(|row| table.key_of(&row)).collect();
-        for (key, row) in told.keyed.iter().filter(|(key, _)| !keys.contains(*key)) {
+        for (key, row) in told.keyed.iter().filter(|(key, _)| !keys.contains(*key) && !is_stale(key)) {
             verdict.invented += counts;
             rule.look(false, || format!("{name} {key} = {row} is only in its topic"));
         }
     }
 }
 
-fn keyless(name: &str, table: &Table, told: &Rows, rule: &mut Invariant, verdict: &mut Verdict) {
+fn keyless(name: &str, table: &Table, told: &Rows, rule: &mut Invariant, verdict: &mut Verdict, has_gaps: bool) {
     let mut stored: BTreeMap<String, (Row, u64)> = BTreeMap::new();
     for row in table.content() {
         stored.entry(row.hash().unwrap_or_default()).or_insert((row, 0)).1 += 1;
     }
     for (hash, (row, count)) in &stored {
         let found = told.keyless.get(hash).map_or(0, |(_, found)| *found);
+        if has_gaps && found < *count {
+            verdict.in_gaps += count - found;
+            continue;
+        }
         verdict.lost += count.saturating_sub(found);
         verdict.invented += found.saturating_sub(*count);
         rule.look(found == *count, || format!("{name} has {count} rows {row}, its topic {found}"));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::event::{Event, EventId, lsn_text};
-use super::history::{Divergence, History};
+use super::history::{Divergence, Gap, History};
 use super::row::Row;
 use super::table::{LEDGER, Notes};
 use super::verdict::{Invariant, Verdict};
@@ -23,7 +23,7 @@ pub fn judge<'a>(history: &'a History, ledger: &HashMap<String, Notes>, verdict:
     let mut surviving: Vec<&Event> = history.events.iter().filter(|event| !marked(event.id)).collect();
     surviving.sort_by_key(|event| event.id);
     surviving.dedup_by_key(|event| event.id);
-    outcomes(&surviving, ledger, verdict);
+    outcomes(&surviving, ledger, &history.accepted_gaps(), verdict);
     whole(&surviving, ledger, verdict);
     surviving
 }
@@ -111,7 +111,7 @@ fn keys_ordered(events: &[Event], verdict: &mut Verdict) {
 }
 
 /// The ledger: written, received, lost, invented, and the same transaction told under two ids.
-fn outcomes(surviving: &[&Event], ledger: &HashMap<String, Notes>, verdict: &mut Verdict) {
+fn outcomes(surviving: &[&Event], ledger: &HashMap<String, Notes>, gaps: &[Gap], verdict: &mut Verdict) {
     let mut lost = Invariant::new(1, "every surviving transaction is told");
     let mut once = Invariant::new(3, "no transaction twice");
     let mut invented = Invariant::new(2, "no transaction is told that the database does not have");
@@ -122,8 +122,14 @@ fn outcomes(surviving: &[&Event], ledger: &HashMap<String, Notes>, verdict: &mut
         once.look(earlier.is_none(), || format!("{event} was told before as {}", earlier.map_or(*event, |e| e)));
         invented.look(ledger.contains_key(id), || format!("{event} is not in the database"));
     }
-    for id in ledger.keys() {
-        lost.look(told.contains_key(id.as_str()), || format!("ledger row {id} is in no topic"));
+    let clients = if gaps.is_empty() { Clients::new() } else { clients(ledger, &told) };
+    for (id, notes) in ledger {
+        let is_told = told.contains_key(id.as_str());
+        if !is_told && lies_in_a_gap(notes, &clients, gaps) {
+            verdict.in_gaps += 1;
+            continue;
+        }
+        lost.look(is_told, || format!("ledger row {id} is in no topic"));
     }
     verdict.written = ledger.len() as u64;
     verdict.received = told.keys().filter(|id| ledger.contains_key(**id)).count() as u64;
@@ -131,6 +137,29 @@ fn outcomes(surviving: &[&Event], ledger: &HashMap<String, Notes>, verdict: &mut
     verdict.invented += invented.broken;
     verdict.duplicated += once.broken;
     verdict.invariants.extend([lost, once, invented]);
+}
+
+/// Where the transactions of each client were told, by their numbers.
+type Clients<'a> = HashMap<&'a str, BTreeMap<u64, (u32, u64)>>;
+
+fn clients<'a>(ledger: &'a HashMap<String, Notes>, told: &HashMap<&str, &Event>) -> Clients<'a> {
+    let mut clients = Clients::new();
+    for (id, notes) in ledger {
+        if let (Some((client, number)), Some(event)) = (&notes.order, told.get(id.as_str())) {
+            clients.entry(client).or_default().insert(*number, (event.id.timeline, event.id.lsn));
+        }
+    }
+    clients
+}
+
+/// Nobody tells where a transaction committed that is in no topic. But its client wrote one after the other: it lies between those
+/// of its neighbours that were told.
+fn lies_in_a_gap(notes: &Notes, clients: &Clients<'_>, gaps: &[Gap]) -> bool {
+    let Some((client, number)) = &notes.order else { return false };
+    let told = clients.get(client.as_str());
+    let before = told.and_then(|told| told.range(..number).next_back()).map_or((0, 0), |(_, at)| *at);
+    let after = told.and_then(|told| told.range(number + 1..).next()).map_or((u32::MAX, u64::MAX), |(_, at)| *at);
+    gaps.iter().any(|gap| gap.is_between(before, after))
 }
 
 /// The CHANGE values of a transaction over all partitions are 0..n-1, and n is what its ledger row says.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::event::Event;
+use super::history::Gap;
 use super::row::{Cell, Row};
 use super::table::{Database, Table};
 
@@ -56,8 +57,11 @@ pub struct Rows {
 /// The tables so far.
 pub struct Fold<'a> {
     database: &'a Database,
+    gaps: &'a [Gap],
     unknown: Table,
     tables: BTreeMap<Arc<str>, Rows>,
+    /// Where each key of each table was told last, if there are gaps.
+    told_at: HashMap<(Arc<str>, String), (u32, u64)>,
     /// Changes that do not fit to what was told before, each in words.
     pub misfits: Vec<String>,
     /// Rows that cannot be, each in words.
@@ -65,10 +69,12 @@ pub struct Fold<'a> {
 }
 
 impl<'a> Fold<'a> {
-    /// Empty tables; `database` says what their columns mean.
-    pub fn new(database: &'a Database) -> Self {
+    /// Empty tables; `database` says what their columns mean. What was told before one of the gaps may have changed in it.
+    pub fn new(database: &'a Database, gaps: &'a [Gap]) -> Self {
         Fold {
             database,
+            gaps,
+            told_at: HashMap::new(),
             unknown: Table::default(),
             tables: BTreeMap::new(),
             misfits: Vec::new(),
@@ -79,6 +85,19 @@ impl<'a> Fold<'a> {
     /// What was told of a table.
     pub fn rows(&self, table: &str) -> Option<&Rows> {
         self.tables.get(table)
+    }
+
+    /// Whether anything is missing.
+    pub fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// Whether a gap lies between what was told last of this row and `now`.
+    pub fn is_stale(&self, table: &str, key: &str, now: (u32, u64)) -> bool {
+        self.has_gaps() && {
+            let told = self.told_at.get(&(Arc::from(table), key.to_owned())).copied().unwrap_or_default();
+            self.gaps.iter().any(|gap| told < gap.to && gap.to <= now)
+        }
     }
 
     /// Applies all records of one change, in order.
@@ -115,6 +134,17 @@ impl<'a> Fold<'a> {
         if op == 't' {
             rows = Rows::default();
         }
+        let at = (event.id.timeline, event.id.lsn);
+        let mut stale = false;
+        if self.has_gaps() {
+            // Of rows without a key nobody can say which one it was.
+            stale = table.key.is_empty();
+            for key in [&key.0, &key.1].into_iter().flatten() {
+                stale |= self.is_stale(&event.table, key, at);
+                self.told_at.insert((Arc::clone(&event.table), key.clone()), at);
+            }
+        }
+        let misfits = self.misfits.len();
         let mut old = None;
         if matches!(op, 'u' | 'd') {
             old = match &key.0 {
@@ -131,10 +161,12 @@ impl<'a> Fold<'a> {
             }
             line.before = match &before {
                 Some(before) => before.hash(),
+                None if stale => None,
                 None => old.as_ref().and_then(|old| shaped(old, &shape, table)).and_then(|old| old.hash()),
             };
         }
         if let Some(mut row) = after {
+            let is_whole = row.0.iter().all(|(_, cell)| *cell != Cell::Unavailable);
             for (name, cell) in row.0.iter_mut().filter(|(_, cell)| *cell == Cell::Unavailable) {
                 let older =
                     old.as_ref().and_then(|old| old.get(name)).or(before.as_ref().and_then(|row| row.get(name)));
@@ -145,7 +177,7 @@ impl<'a> Fold<'a> {
             if row.0.iter().any(|(_, cell)| *cell == Cell::Unavailable) {
                 self.misfits.push(format!("{event} leaves a value open that was never told"));
             }
-            line.after = row.hash();
+            line.after = row.hash().filter(|_| is_whole || !stale);
             let earlier = match key.1 {
                 Some(key) => rows.keyed.insert(key, row),
                 None => {
@@ -157,6 +189,9 @@ impl<'a> Fold<'a> {
             if let Some(earlier) = earlier {
                 self.misfits.push(format!("{event} makes a row that its topic has already: {earlier}"));
             }
+        }
+        if stale {
+            self.misfits.truncate(misfits);
         }
         self.tables.insert(Arc::clone(&event.table), rows);
         line

@@ -195,6 +195,32 @@ impl Divergence {
     }
 }
 
+/// Changes that are missing, which somebody has accepted: those of transactions that end in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Timeline and LSN behind which something is missing.
+    pub from: (u32, u64),
+    /// Where that ends.
+    pub to: (u32, u64),
+}
+
+impl Gap {
+    /// Reads a marker of type `accept`.
+    pub fn read(marker: &Value) -> Option<Self> {
+        let says = &marker["accepted"];
+        let timeline = u32::try_from(says["timeline"].as_u64()?).ok()?;
+        let from = parse_lsn(says["from_lsn"].as_str()?)?;
+        // One that has no end goes on to where the stream does.
+        let end = says["to_lsn"].as_str().or(marker["position"]["lsn"].as_str())?;
+        Some(Gap { from: (timeline, from), to: (timeline, parse_lsn(end)?) })
+    }
+
+    /// Whether it lies between two transactions, by the starts of their commit records.
+    pub fn is_between(&self, before: (u32, u64), after: (u32, u64)) -> bool {
+        before < self.to && after >= self.from
+    }
+}
+
 impl History {
     /// Nothing read yet from the topics with this prefix.
     pub fn new(topic_prefix: &str) -> Self {
@@ -281,6 +307,11 @@ impl History {
     /// The gaps that were accepted or announced to consumers.
     pub fn gaps(&self) -> Vec<Value> {
         self.markers.iter().filter(|marker| marker["type"] != "divergence").cloned().collect()
+    }
+
+    /// The gaps that were accepted, with their ranges.
+    pub fn accepted_gaps(&self) -> Vec<Gap> {
+        self.markers.iter().filter(|marker| marker["type"] == "accept").filter_map(Gap::read).collect()
     }
 
     /// Whether the id lies on a timeline beyond the point where the database of the last record left it.

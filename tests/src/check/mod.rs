@@ -60,7 +60,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict { gaps: history.gaps(), ..Verdict::default() };
     let ledger = table::ledger(database);
     let surviving = delivery::judge(history, &ledger, &mut verdict);
-    content::judge(&surviving, &ledger, database, &mut verdict);
+    content::judge(&surviving, &ledger, database, &history.accepted_gaps(), &mut verdict);
     progress::judge(history, &mut verdict);
     transactions::judge(history, &evidence.batches, &mut verdict);
     slots::judge(&history.progress, &evidence.samples, &mut verdict);

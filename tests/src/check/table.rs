@@ -97,6 +97,8 @@ impl Table {
 /// What a transaction of the load says about itself in its ledger row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notes {
+    /// Who wrote it, and as its how-manieth, where that is known.
+    pub order: Option<(String, u64)>,
     /// How many rows it changed.
     pub rows: u64,
     /// A chain of hashes over the lines; `None` if there are none.
@@ -116,7 +118,9 @@ pub fn ledger(database: &Database) -> HashMap<String, Notes> {
 
 /// What a ledger row says.
 pub fn notes(row: &Row) -> Option<Notes> {
+    let order = row.text("client").map(str::to_owned).zip(row.text("number").and_then(|number| number.parse().ok()));
     Some(Notes {
+        order,
         rows: row.text("rows")?.parse().ok()?,
         digest: row.text("digest").map(str::to_owned),
         changes: row.text("changes").map(|lines| lines.lines().map(str::to_owned).collect()),

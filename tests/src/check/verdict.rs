@@ -121,6 +121,8 @@ pub struct Verdict {
     pub torn: u64,
     /// Gaps that consumers were told of.
     pub gaps: Vec<Value>,
+    /// What the database has and the topics do not, and an accepted gap names.
+    pub in_gaps: u64,
     /// Data records read.
     pub records: u64,
     /// Each invariant that was looked at.
@@ -177,6 +179,9 @@ impl fmt::Display for Verdict {
         }
         for gap in &self.gaps {
             writeln!(f, "  gap          {gap}")?;
+        }
+        if self.in_gaps > 0 {
+            writeln!(f, "  in gaps      {:>9}", self.in_gaps)?;
         }
         for invariant in &self.invariants {
             if let Some(first) = &invariant.first {

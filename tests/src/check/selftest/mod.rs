@@ -96,6 +96,23 @@ mod tests {
     }
 
     #[test]
+    fn what_an_accepted_gap_names_is_not_lost_and_what_it_does_not_name_is() {
+        for seed in 0..100 {
+            let mut gap = world::good_with_gap(seed);
+            let verdict = judge(&gap.evidence());
+            assert!(verdict.is_clean() && verdict.in_gaps >= 3, "seed {seed}:\n{verdict}");
+            assert_eq!((verdict.written, verdict.gaps.len()), (verdict.received + 3, 1));
+            gap.records.retain(|record| !record.topic.ends_with(".markers"));
+            assert!(judge(&gap.evidence()).lost >= 3, "seed {seed}: nothing is lost without the marker");
+
+            let mut gap = world::good_with_gap(seed);
+            let last = gap.records.iter().rposition(|record| record.topic.ends_with(".ledger")).expect("transactions");
+            gap.records.remove(last);
+            assert!(judge(&gap.evidence()).lost > 0, "seed {seed}: what is lost behind the gap is not seen");
+        }
+    }
+
+    #[test]
     fn every_mutilation_is_caught() {
         let outcome = run(1_000, 1);
         assert!(outcome.is_clean(), "{:#?}", outcome.wrong);

@@ -60,6 +60,8 @@ struct World {
     last: Value,
     partial: Value,
     torn: Value,
+    /// The gap that the next claim accepts.
+    accepted: Value,
     term: u64,
     session: u64,
     number: u64,
@@ -98,6 +100,22 @@ pub fn good(seed: u64) -> Recording {
     world.end()
 }
 
+/// A history with a gap that was accepted.
+#[cfg(test)]
+pub fn good_with_gap(seed: u64) -> Recording {
+    let mut world = World::new(seed);
+    world.tenure();
+    world.claim(json!(null));
+    for _ in 0..6 {
+        world.transaction();
+    }
+    world.misses();
+    for _ in 0..8 {
+        world.transaction();
+    }
+    world.end()
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let made = Recording { topic_prefix: PREFIX.into(), secrets: vec!["hush-hush".into()], ..Recording::default() };
@@ -118,6 +136,7 @@ impl World {
             last: json!(null),
             partial: json!(null),
             torn: json!(null),
+            accepted: json!(null),
             term: 0,
             session: 0,
             number: 0,
@@ -187,6 +206,22 @@ impl World {
             "old_timeline": old, "new_timeline": self.timeline, "from_lsn": lsn_text(fork), "to_lsn": lsn_text(to)}));
     }
 
+    /// The database commits what nobody will tell; somebody accepts that, and the stream goes on behind it.
+    #[cfg(test)]
+    fn misses(&mut self) {
+        let from = self.lsn;
+        for _ in 0..3 {
+            self.changes();
+            self.lsn += 0x80;
+            self.xid += 1;
+        }
+        self.position = (self.timeline, self.lsn);
+        self.last = json!(null);
+        self.accepted = json!({"code": "slot_ahead", "timeline": self.timeline, "from_lsn": lsn_text(from),
+            "to_lsn": lsn_text(self.lsn)});
+        self.claim(json!(null));
+    }
+
     /// The database switches over and loses nothing.
     fn switches(&mut self) {
         self.history.push((self.timeline, self.lsn));
@@ -246,11 +281,14 @@ impl World {
     fn position_record(&mut self, kind: &str, divergence: Value) -> Told {
         let place = |(timeline, lsn): (u32, u64)| json!({"system_identifier": SYSTEM.to_string(), "timeline": timeline, "lsn": lsn_text(lsn)});
         let history: Vec<_> = self.history.iter().map(|(timeline, lsn)| json!([timeline, lsn_text(*lsn)])).collect();
-        let value = json!({"v": 1, "type": kind, "term": self.term, "session": self.session_id(), "number": self.number,
+        let mut value = json!({"v": 1, "type": kind, "term": self.term, "session": self.session_id(), "number": self.number,
             "worker": self.worker, "position": place(self.position), "watermark": place(self.position),
             "history": history, "server_timeline": self.timeline, "last": self.last, "partial": self.partial,
             "torn": self.torn, "divergence": divergence, "previous_hash": self.hash,
             "lease": {"cluster_id": self.made.ownership.cluster_id, "revision": self.revision, "left": []}});
+        if kind == "accept" {
+            value["accepted"] = self.accepted.take();
+        }
         let told = progress("position", &value);
         self.hash = told.value.as_ref().map(|value| hex(&Sha256::digest(value.as_bytes())));
         told
@@ -281,6 +319,10 @@ impl World {
             records.push(self.position_record("divergence", divergence));
             let marker = Told { topic: MARKERS.into(), ..records[1].clone() };
             records.push(marker);
+        }
+        if self.accepted.is_object() {
+            let accept = self.position_record("accept", json!(null));
+            records.extend([accept.clone(), Told { topic: MARKERS.into(), ..accept }]);
         }
         records.push(self.position_record("claim", json!(null)));
         let log = self.made.logs.iter_mut().find(|(worker, _)| worker == self.worker);
@@ -495,6 +537,8 @@ impl World {
         let digest = lines.iter().fold(String::new(), |chain, line| hex(&Sha256::digest((chain + line).as_bytes())));
         let row = BTreeMap::from([
             ("id", Some(format!("{:032x}", self.rng.u128(..)))),
+            ("client", Some("1".to_owned())),
+            ("number", Some(self.next_id.to_string())),
             ("rows", Some(lines.len().to_string())),
             ("digest", Some(digest)),
             ("changes", self.rng.bool().then(|| lines.join("\n") + "\n")),
@@ -527,7 +571,7 @@ impl World {
 
 fn columns(table: &str) -> Vec<(&'static str, Kind)> {
     match table {
-        "ledger" => vec![("id", Kind::Plain), ("rows", Kind::Plain), ("digest", Kind::Plain), ("changes", Kind::Plain)],
+        "ledger" => ["id", "client", "number", "rows", "digest", "changes"].map(|name| (name, Kind::Plain)).to_vec(),
         "items" => vec![
             ("id", Kind::Plain),
             ("name", Kind::Plain),
