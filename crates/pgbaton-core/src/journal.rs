@@ -2,8 +2,8 @@
 //! hashes is carried on.
 
 use crate::{
-    AcceptMark, DivergenceMark, History, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, Position,
-    ProgressRecord, PublicationMark, RecordType, Resume, Term, Torn, Watermark, hash_of,
+    AcceptMark, DivergenceMark, History, Ids, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction,
+    Position, ProgressRecord, PublicationMark, RecordType, Resume, Term, Torn, Watermark, hash_of,
 };
 
 /// What every position-carrying record of a session repeats.
@@ -76,9 +76,14 @@ fn blank(record_type: RecordType, session: &str, worker: &str, number: u64) -> P
         kafka_cluster: None,
         lease: None,
         topics: Vec::new(),
+        topic_ids: None,
         previous_hash: None,
     }
 }
+
+/// So many closes later the ids of the topics are told again: whoever reads the last thousand records of the progress topic
+/// finds them there.
+const IDS_AGAIN: u32 = 200;
 
 /// The records of one session, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +94,11 @@ pub struct Journal {
     previous_hash: Option<String>,
     /// Repeated until the position has passed it: a session that starts meanwhile has to read it back again.
     torn: Option<Torn>,
+    topic_ids: Ids,
+    /// Topics that were made again, and somebody has accepted that.
+    recreated: Vec<String>,
+    /// Closes since the ids were told.
+    ids_told: u32,
 }
 
 /// What a claim tells consumers beside the new position.
@@ -112,7 +122,34 @@ pub struct ClaimRecords {
 impl Journal {
     /// The journal of a session that takes `term`, after a record with this hash (none: there was no record).
     pub fn new(facts: SessionFacts, term: Term, previous_hash: Option<String>) -> Self {
-        Journal { facts, term, number: 0, previous_hash, torn: None }
+        Journal {
+            facts,
+            term,
+            number: 0,
+            previous_hash,
+            torn: None,
+            topic_ids: Ids::new(),
+            recreated: Vec::new(),
+            ids_told: 0,
+        }
+    }
+
+    /// The same, writing to topics of these ids; `recreated` are not those that were written to before.
+    pub fn writing_to(self, topic_ids: Ids, recreated: Vec<String>) -> Self {
+        Journal { topic_ids, recreated, ..self }
+    }
+
+    /// What is known of the topics' ids.
+    pub fn topic_ids(&self) -> &Ids {
+        &self.topic_ids
+    }
+
+    /// Topics that have become known: the next `close` tells them.
+    pub fn learn(&mut self, topic_ids: Ids) {
+        if !topic_ids.is_empty() {
+            self.topic_ids.extend(topic_ids);
+            self.ids_told = IDS_AGAIN;
+        }
     }
 
     /// The same after a torn transaction, which the records name until their position has passed it.
@@ -139,7 +176,7 @@ impl Journal {
         });
         let accepted = marks.accepted.map(|mark| ProgressRecord {
             accepted: Some(mark),
-            ..self.unchained(RecordType::Accept, &reached, Vec::new())
+            ..self.unchained(RecordType::Accept, &reached, self.recreated.clone())
         });
         let mut markers = Vec::new();
         for marker in [divergence, accepted].into_iter().flatten() {
@@ -168,7 +205,14 @@ impl Journal {
     }
 
     fn positioned(&mut self, record_type: RecordType, reached: &Reached, topics: Vec<String>) -> ProgressRecord {
-        let record = self.unchained(record_type, reached, topics);
+        let mut record = self.unchained(record_type, reached, topics);
+        let tells = match record_type {
+            RecordType::Claim => true,
+            RecordType::Close => self.ids_told >= IDS_AGAIN,
+            _ => false,
+        };
+        self.ids_told = if tells { 0 } else { self.ids_told + u32::from(record_type == RecordType::Close) };
+        record.topic_ids = tells.then(|| self.topic_ids.clone());
         let passed = |torn: &Torn| torn.greatest_id.is_none_or(|id| reached.position.lsn > id.commit_lsn);
         if record_type == RecordType::Close && self.torn.as_ref().is_some_and(passed) {
             self.torn = None;
@@ -255,6 +299,23 @@ mod tests {
         }
         assert_eq!((open.number, records[3].number), (1, 1));
         assert_eq!((records[2].number, records[2].term), (0, Some(Term(5))));
+    }
+
+    #[test]
+    fn the_ids_of_the_topics_are_told_by_the_claim_when_they_become_more_and_now_and_then() {
+        let ids = |ids: &[(&str, &str)]| ids.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Ids>();
+        let mut journal = journal(None).writing_to(ids(&[("a", "1")]), vec![]);
+        let claim = journal.claim(&resume(), false, Marks::default(), vec![]).progress.pop().unwrap();
+        assert_eq!(claim.topic_ids, Some(ids(&[("a", "1")])));
+        let mut close = || {
+            journal.open(vec![]);
+            journal.close(&Reached::from(&resume())).topic_ids
+        };
+        assert_eq!(close(), None);
+        assert_eq!((2..1000).filter(|_| close().is_some()).count(), 4);
+        journal.learn(ids(&[("b", "2")]));
+        assert_eq!(journal.close(&Reached::from(&resume())).topic_ids, Some(ids(&[("a", "1"), ("b", "2")])));
+        assert_eq!(journal.close(&Reached::from(&resume())).topic_ids, None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod row;
 mod slot;
 mod stream;
 mod timeline;
+mod topics;
 mod torn;
 mod verdict;
 mod worker;
@@ -32,6 +33,7 @@ pub use row::{Column, Datum, Relation, ReplicaIdentity, Row};
 pub use slot::{Reader, ReaderName, SlotFacts, SlotState};
 pub use stream::{Cutting, Publish, Status, Stream, StreamBreak};
 pub use timeline::{Fork, History, MalformedHistory, Timeline};
+pub use topics::{Ids, TopicIds};
 pub use torn::{Found, Known, Remains};
 pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};
 pub use worker::{

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{AcceptMark, EventId, History, Lsn, Position, Timeline, Watermark};
+use crate::{AcceptMark, EventId, History, Ids, Lsn, Position, Timeline, Watermark};
 
 /// The fencing number: the last recorded term + 1, committed by the claim of a session. It only rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -173,8 +173,11 @@ pub struct ProgressRecord {
     pub kafka_cluster: Option<String>,
     /// The lease; null where there is none.
     pub lease: Option<LeaseMark>,
-    /// Topics that a claim says may be written, or that an `open` adds.
+    /// Topics that a claim says may be written, that an `open` adds, or that were lost, where an `accept` takes that.
     pub topics: Vec<String>,
+    /// Kafka's ids of the topics that are written: in a claim, and again in a `close` now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_ids: Option<Ids>,
     /// Hash of the position-carrying record before it, hexadecimal SHA-256 of its value; null in the first one.
     pub previous_hash: Option<String>,
 }

@@ -4,16 +4,22 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::ClientConfig;
+use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 use xtask::cluster::Cluster;
 
 use super::Play;
 use crate::check::event::parse_lsn;
+use crate::http;
 use crate::own::Own;
 
 const QUARANTINE: Duration = Duration::from_secs(10);
 /// A quarantined worker looks again every 10 s: a cause that changed meanwhile is named by then.
 const LOOKED_AGAIN: Duration = Duration::from_secs(25);
+/// The next look at the topics, two that agree 10 s apart, and a busy machine.
+const TOPIC_SEEN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn dropped_slot(play: &mut Play) -> Result<()> {
@@ -114,6 +120,52 @@ pub(super) async fn publication_dropped(play: &mut Play) -> Result<()> {
     own.sql("create publication publication_gone for table publication_gone".into()).await?;
     let gap = quarantined(play, &own, &["publication_missing", "publication_changed"], since, LOOKED_AGAIN).await?;
     halted(play, own, &gap, missing).await
+}
+
+/// Consumers of a topic that was made again do not find what was in the one before.
+pub(super) async fn topic_recreated(play: &mut Play) -> Result<()> {
+    let own = streaming(play, "topic_again").await?;
+    let (bootstrap, topic) = (own.cluster.kafka_bootstrap()?, "topic_again.public.topic_again");
+    tokio::task::spawn_blocking(move || make_again(&bootstrap, topic)).await??;
+    let since = Instant::now();
+    own.insert(11..=20).await?;
+    let gap = quarantined(play, &own, &["topic_recreated"], since, TOPIC_SEEN).await?;
+    let text = gap["text"].as_str().unwrap_or_default();
+    play.ensure(text.contains(topic), "the gap does not name the topic")?;
+
+    let url = format!("{}/api/v1/pipelines/{}/gap/accept", own.workers[0].1, own.name);
+    let answer = http::request("POST", &url, "{}", PATIENCE).await.context("no answer")?;
+    ensure!(answer.status == 202, "accepting was refused: {}", answer.body);
+    own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?;
+    own.insert(21..=30).await?;
+    let end = Instant::now() + PATIENCE;
+    while !own.told().await?.contains(&30) {
+        ensure!(Instant::now() < end, "the stream does not go on behind the gap");
+    }
+    let mut told = own.told().await?;
+    told.sort_unstable();
+    play.fact("rows_told", told.len());
+    play.ensure(told.iter().copied().eq(11..=30), "what was written to the new topic is lost or doubled")?;
+    own.end().await
+}
+
+/// Deletes a topic and makes it again with as many partitions.
+fn make_again(bootstrap: &str, topic: &str) -> Result<()> {
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    let new = NewTopic::new(topic, i32::try_from(partitions)?, TopicReplication::Fixed(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let deleted = admin.delete_topics(&[topic], &options).await?;
+        ensure!(deleted.iter().all(Result::is_ok), "the topic is not deleted: {deleted:?}");
+        // Whoever writes to it may have made it first.
+        let made = admin.create_topics([&new], &options).await?;
+        let is_made = |made: &Result<_, _>| matches!(made, Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)));
+        ensure!(made.iter().all(is_made), "the topic is not made again: {made:?}");
+        Ok(())
+    })
 }
 
 /// A pipeline of that name with two workers, whose first ten rows were told.

@@ -74,6 +74,8 @@ pub enum Scenario {
     InvalidatedSlot,
     /// The publication is dropped and made again, with rows in between
     PublicationDropped,
+    /// The topic of a table is deleted and made again while it is written
+    TopicRecreated,
     /// Somebody else writes into the topics: the standby that audits them names it, and takes over all the same
     ForgedRecords,
     /// What PostgreSQL sends does not arrive at the worker that streams, for 30 s
@@ -136,6 +138,7 @@ impl Scenario {
             Scenario::LostSlot => gap::lost_slot(play).await,
             Scenario::InvalidatedSlot => gap::invalidated_slot(play).await,
             Scenario::PublicationDropped => gap::publication_dropped(play).await,
+            Scenario::TopicRecreated => gap::topic_recreated(play).await,
             Scenario::ForgedRecords => forged::records(play).await,
             Scenario::DeafToPostgres => way::deaf_to_postgres(play).await,
             Scenario::UnheardByPostgres => way::unheard_by_postgres(play).await,

@@ -105,3 +105,8 @@ async fn the_late_end_of_a_kafka_transaction_tears_nothing() -> Result<()> {
 async fn what_somebody_else_writes_into_the_topics_is_named_by_the_standby_within_seconds() -> Result<()> {
     plays(Scenario::ForgedRecords).await.map(drop)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_and_made_again_is_a_gap_that_can_be_accepted() -> Result<()> {
+    plays(Scenario::TopicRecreated).await.map(drop)
+}

@@ -34,6 +34,8 @@ pub(super) struct Ledger {
     /// Terms at which the pipeline was begun anew.
     beginnings: Vec<Term>,
     torn_to: Option<EventId>,
+    /// Up to here a topic has lost what was published to it, and somebody has accepted that.
+    lost_to: Option<EventId>,
     told_torn: Option<i64>,
     looked: Looked,
 }
@@ -53,6 +55,7 @@ impl Ledger {
             marks: Vec::new(),
             beginnings: Vec::new(),
             torn_to: None,
+            lost_to: None,
             told_torn: None,
             looked: Looked::default(),
         }
@@ -129,8 +132,20 @@ impl Ledger {
         }
     }
 
+    /// Up to where a topic has lost what was published to it.
+    pub fn lost_to(&self) -> Option<EventId> {
+        self.lost_to
+    }
+
     /// Whether the pipeline begins anew with this record.
     fn keep_beginning(&mut self, record: &ProgressRecord) -> bool {
+        if let Some((mark, position)) = record.accepted.zip(record.position)
+            && mark.code == Code::TopicRecreated
+        {
+            let Position { system_identifier, timeline, lsn: commit_lsn } = position;
+            let last = EventId { system_identifier, timeline, commit_lsn, change: u64::MAX, part: u16::MAX };
+            self.lost_to = self.lost_to.max(Some(last));
+        }
         let anew = record.accepted.is_some_and(|mark| begins_anew(mark.code));
         if let Some(term) = record.term.filter(|term| anew && !self.beginnings.contains(term)) {
             self.beginnings.push(term);
@@ -326,7 +341,7 @@ impl Ledger {
 
 /// After some of what a person can accept, ids and positions may be lower than before, or come once more.
 fn begins_anew(code: Code) -> bool {
-    !matches!(code, Code::SlotAhead | Code::PublicationChanged | Code::EtcdReset)
+    !matches!(code, Code::SlotAhead | Code::PublicationChanged | Code::TopicRecreated | Code::EtcdReset)
 }
 
 fn name(record_type: RecordType) -> &'static str {

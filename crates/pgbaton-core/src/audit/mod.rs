@@ -189,11 +189,20 @@ impl Audit {
     /// The next record of the markers topic, to be given before the progress: markers are never compacted, the progress is.
     pub fn marker(&mut self, topic: &str, offset: i64, value: &[u8]) {
         self.ledger.marked(offset, topic, value, &mut self.faults);
+        self.cut_where_lost();
     }
 
     /// The next record of the progress topic.
     pub fn progress(&mut self, offset: i64, value: &[u8]) {
         self.ledger.take(offset, value, &mut self.faults);
+        self.cut_where_lost();
+    }
+
+    /// A topic that was made again has nothing of what was before.
+    fn cut_where_lost(&mut self) {
+        if let Some(id) = self.ledger.lost_to() {
+            self.sequence.cut_at(Rank { beginning: self.ledger.beginning(Term(u64::MAX)), id });
+        }
     }
 
     /// Everything that is committed of the progress was given: what is open now stays open.

@@ -105,7 +105,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         Some(recorded) => judge(recorded, server, &inspection.slot),
         None => judge_first_start(server, &inspection.slot),
     };
-    let (resume, marks) = match verdict {
+    let (resume, mut marks) = match verdict {
         Verdict::Continue(mut resume, divergence) => {
             let accepted = claimant.accepted.and_then(|accepted| without_contradiction(&mut resume, accepted));
             (resume, Marks { divergence, accepted })
@@ -120,6 +120,14 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         }
         Verdict::Quarantine(gap) => return stop(gap, recorded),
     };
+    let recreated = read.topic_ids.recreated(&inspection.topics);
+    if let Some(recorded) = recorded.as_ref().filter(|_| !recreated.is_empty()) {
+        let gap = read.topic_ids.gap(&recreated, recorded.position);
+        if marks.accepted.is_some() || !claimant.accepts(&gap) {
+            return stop(gap, Some(recorded.clone()));
+        }
+        marks.accepted = Some(AcceptMark::from(&gap));
+    }
     let Some(oid) = server.publication_oid else {
         return stop(missing("the publication does not exist"), recorded);
     };
@@ -135,7 +143,9 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         lease,
     };
     let torn = recorded.as_ref().and_then(|recorded| recorded.torn.clone());
-    let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone())).after(torn);
+    let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()))
+        .after(torn)
+        .writing_to(read.topic_ids.current(&inspection.topics), recreated);
     let records = journal.claim(&resume, recorded.is_none(), marks, inspection.topics.clone());
     let plan = Box::new(ClaimPlan {
         records,

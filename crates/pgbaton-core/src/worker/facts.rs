@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReaderName, Remains, Resume, Server,
-    SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline,
+    SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline, TopicIds,
 };
 
 /// The holder key.
@@ -169,6 +169,8 @@ pub struct FenceRead {
     pub remains: Option<Remains>,
     /// Kafka's cluster id.
     pub kafka_cluster: Option<String>,
+    /// The topics of the tables that are published.
+    pub topic_ids: TopicIds,
 }
 
 /// Why something of PostgreSQL's failed, as far as a decision depends on it.

@@ -429,8 +429,15 @@ impl Worker {
         inspection: Option<&Inspection>,
         effects: &mut Vec<Effect>,
     ) {
-        let of_identity =
-            matches!(gap.code, Code::WrongCluster | Code::TimelineUnknown | Code::TimelineBackwards | Code::Diverged);
+        // One server may say what is not so: another one, or one that has just come up.
+        let of_identity = matches!(
+            gap.code,
+            Code::WrongCluster
+                | Code::TimelineUnknown
+                | Code::TimelineBackwards
+                | Code::Diverged
+                | Code::TopicRecreated
+        );
         if of_identity {
             // Some contradictions show only in a stream, after a claim: only time ends a suspicion.
             let seen = match self.suspicion {

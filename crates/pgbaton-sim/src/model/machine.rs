@@ -10,7 +10,7 @@ use std::time::Duration;
 use pgbaton_core::{
     ClaimPlan, Code, Cutting, Effect, FenceRead, Found, HolderView, Identity, Input, Inspection, Known, LeaseMark, Lsn,
     Moment, Observation, Policy, ProgressRecord, RecordType, Remains, Server, SessionEnd, SlotFacts, SlotState, Stream,
-    Worker, first_open, hash_of,
+    TopicIds, Worker, first_open, hash_of,
 };
 
 use super::postgres::{self, Message, Postgres};
@@ -192,6 +192,7 @@ impl Machine {
             witness: question.witness.then(|| "a table topic ends in a record of ours".to_owned()),
             remains: None,
             kafka_cluster: None,
+            topic_ids: TopicIds::default(),
         };
         match self.drive(question, read) {
             Ok(claim) => {
@@ -438,6 +439,7 @@ impl Bench {
             witness: None,
             remains: None,
             kafka_cluster: None,
+            topic_ids: TopicIds::default(),
         };
         self.tell(Input::SinkFenced(Box::new(read)));
         let claims = self.tell(Input::HolderRead(Some(true)));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use pgbaton_core::{
     ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Found, History, Input, Inspection, Journal, Lsn, Marks,
-    Moment, ProgressRecord, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, first_open, hash_of,
+    Moment, ProgressRecord, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, TopicIds, first_open,
+    hash_of,
 };
 
 use super::publishing::Publishing;
@@ -334,6 +335,7 @@ impl Process {
             witness,
             remains: None,
             kafka_cluster: Some("k".to_owned()),
+            topic_ids: TopicIds::default(),
         };
         Some(Input::SinkFenced(Box::new(read)))
     }

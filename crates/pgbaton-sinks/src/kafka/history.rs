@@ -299,7 +299,8 @@ impl History {
             for partition in topic.partitions() {
                 let (topic, partition) = (topic.name().to_owned(), partition.id());
                 let (start, end) = self.span(&topic, partition)?;
-                let begun = self.next.get(&(topic.clone(), partition)).copied();
+                // One that ends before what was read of it was made again.
+                let begun = self.next.get(&(topic.clone(), partition)).copied().filter(|next| *next <= end);
                 let first = match self.begin {
                     Begin::AtTheStart => start,
                     Begin::NearTheEnd => start.max(end - TAIL),
@@ -318,8 +319,9 @@ impl History {
         let failed = |error: KafkaError| KafkaFault::from_error(&error, doing);
         let lost = || KafkaFault::Failed { doing: doing.to_owned(), reason: "a partition has no queue".to_owned() };
         let mut assignment = TopicPartitionList::new();
-        for Span { topic, partition, next, .. } in spans {
-            let next = self.next.get(&(topic.clone(), *partition)).unwrap_or(next);
+        for Span { topic, partition, next, end, .. } in spans {
+            let begun = self.next.get(&(topic.clone(), *partition)).filter(|begun| *begun <= end);
+            let next = begun.unwrap_or(next);
             assignment.add_partition_offset(topic, *partition, Offset::Offset(*next)).map_err(failed)?;
         }
         self.committed.assign(&assignment).map_err(failed)?;

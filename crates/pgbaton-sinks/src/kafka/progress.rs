@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use pgbaton_core::{InvalidRecord, ProgressRecord, RecordType, hash_of};
+use pgbaton_core::{Ids, InvalidRecord, ProgressRecord, RecordType, hash_of};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -28,6 +28,8 @@ pub struct ProgressRead {
     /// A table topic of this prefix that holds a record of ours: something was published before. Looked for only where
     /// there is neither a position nor an `open`.
     pub witness: Option<String>,
+    /// The ids of the topics that were written, as the newest record that tells them has them.
+    pub topic_ids: Option<Ids>,
     /// The cluster's id, if it has one.
     pub kafka_cluster: Option<String>,
     /// Where our own `open` stands; everything below was read.
@@ -70,8 +72,10 @@ pub(super) enum ReadError {
     Kafka(#[from] KafkaFault),
 }
 
-/// How far back the first look goes; it doubles until a position and an `open` are found.
+/// How far back the first look goes; it doubles until a position, an `open` and the ids of the topics are found.
 const FIRST_WINDOW: i64 = 1000;
+/// Ids are looked for no further back: a session tells them more often.
+const IDS_WINDOW: i64 = 16 * FIRST_WINDOW;
 
 /// Reads everything committed below `open_at`, where our own open transaction stands, from as far back as it takes.
 pub(super) fn read_below(
@@ -85,7 +89,7 @@ pub(super) fn read_below(
     loop {
         let start = (open_at - window).max(log_start);
         let mut read = read_range(reader, topic, start, open_at, deadline)?;
-        if (read.position.is_some() && read.last_open.is_some()) || start == log_start {
+        if read.is_enough(window) || start == log_start {
             read.log_starts_at_zero = log_start == 0;
             read.open_at = open_at;
             return Ok(read);
@@ -112,7 +116,7 @@ pub(super) fn read_as_it_is(reader: &Reader, topic: &str) -> Result<Option<Progr
             other => KafkaFault::Failed { doing: reading(topic), reason: other.to_string() },
         };
         let mut read = read_range(reader, topic, start, end, deadline).map_err(failed)?;
-        if (read.position.is_some() && read.last_open.is_some()) || start == log_start {
+        if read.is_enough(window) || start == log_start {
             read.log_starts_at_zero = log_start == 0;
             return Ok(Some(read));
         }
@@ -178,6 +182,10 @@ fn read_range(
 }
 
 impl ProgressRead {
+    fn is_enough(&self, window: i64) -> bool {
+        self.position.is_some() && self.last_open.is_some() && (self.topic_ids.is_some() || window >= IDS_WINDOW)
+    }
+
     fn take(&mut self, offset: i64, value: &[u8]) -> Result<(), ReadError> {
         let record = ProgressRecord::from_bytes(value).map_err(|cause| ReadError::Invalid { offset, cause })?;
         match record.record_type {
@@ -187,6 +195,9 @@ impl ProgressRead {
             }
             RecordType::Claim => self.claims.push(record.clone()),
             RecordType::Genesis | RecordType::Close | RecordType::Divergence | RecordType::Accept => {}
+        }
+        if record.topic_ids.is_some() {
+            self.topic_ids.clone_from(&record.topic_ids);
         }
         self.position = Some(StoredRecord { record, hash: hash_of(value) });
         Ok(())

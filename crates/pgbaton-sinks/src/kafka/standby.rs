@@ -49,6 +49,11 @@ impl KafkaStandby {
         *lock(&self.target) = target;
     }
 
+    /// Where the records go.
+    pub fn target(&self) -> &KafkaTarget {
+        &self.target
+    }
+
     /// Asks for the progress topic, whether it is there or not, at most for `limit`; and makes ready what a fence needs, or
     /// sees to it that it stays so. To be called every few seconds while no session is there. Makes no progress topic.
     ///

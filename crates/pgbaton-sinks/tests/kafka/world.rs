@@ -54,6 +54,7 @@ pub fn record(record_type: RecordType, session: &str, number: u64, term: u64) ->
         kafka_cluster: None,
         lease: None,
         topics: Vec::new(),
+        topic_ids: None,
         divergence: None,
         previous_hash: None,
         accepted: None,

@@ -1,16 +1,17 @@
 //! What a session owns while the core walks it through its steps, and the effects that make and close it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{
     ClaimPlan, Code, Failure, FenceRead, Found, Input, Inspection, Known, Lsn, Moment, ReaderName, Remains, SessionEnd,
-    Tenure, first_open,
+    Tenure, TopicIds, first_open,
 };
 use pgbaton_postgres::{Conninfo, ReplicationConnection};
-use pgbaton_sinks::kafka::{Fenced, FoundRecord, KafkaSession, KafkaStandby};
+use pgbaton_sinks::kafka::{Fenced, FoundRecord, KafkaSession, KafkaStandby, KafkaTarget};
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::publishing::{COMMIT_LIMIT, Publishing};
 use super::{failures, inspecting};
@@ -26,6 +27,9 @@ const FENCE_LIMIT: Duration = Duration::from_secs(50);
 /// Reading back what a torn transaction has left, while our own claim's transaction is open.
 const READ_BACK_LIMIT: Duration = Duration::from_secs(20);
 
+/// Asking which topics stand behind the names. Without an answer the session goes on: it asks again while it streams.
+const TOPIC_IDS_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a session has so far.
 #[derive(Default)]
 pub struct Session {
@@ -33,6 +37,8 @@ pub struct Session {
     pub connection: Option<ReplicationConnection>,
     /// Open from Fence on.
     pub sink: Option<KafkaSession>,
+    /// The topics of the tables that are published, from Inspect on.
+    pub topics: Vec<String>,
     /// From the claim on.
     pub plan: Option<Box<ClaimPlan>>,
     /// Primary keys of tables whose changes do not tell them (REPLICA IDENTITY FULL, NOTHING); empty where there is none.
@@ -79,10 +85,18 @@ pub async fn read_holder(etcd: Arc<Etcd>, tenure: Tenure) -> Step {
     Step::HolderRead(view.ok().map(|view| view.holder.is_some_and(|holder| holder.is_of(&tenure))))
 }
 
-/// Fences the sink and reads progress; where there is none, looks for witnesses that there once was.
-pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Option<Arc<Etcd>>, worker: String, session: String) -> Step {
+/// Fences the sink, reads progress and asks which topics stand behind the names; where there is no progress, looks for
+/// witnesses that there once was.
+pub async fn fence(
+    kafka: Arc<KafkaStandby>,
+    etcd: Option<Arc<Etcd>>,
+    worker: String,
+    session: String,
+    topics: Vec<String>,
+) -> Step {
     let open = first_open(&session, &worker);
-    let fenced = match timeout(FENCE_LIMIT, kafka.fence(&open)).await {
+    let (fenced, found) = tokio::join!(timeout(FENCE_LIMIT, kafka.fence(&open)), topic_ids(kafka.target(), &topics));
+    let fenced = match fenced {
         Ok(Ok(fenced)) => fenced,
         Ok(Err(error)) => return Step::Broken(failures::fence(&error)),
         Err(_) => {
@@ -118,8 +132,21 @@ pub async fn fence(kafka: Arc<KafkaStandby>, etcd: Option<Arc<Etcd>>, worker: St
         witness,
         remains: None,
         kafka_cluster: read.kafka_cluster,
+        topic_ids: TopicIds { recorded: read.topic_ids.unwrap_or_default(), found },
     };
     Step::Fenced(sink, Box::new(read))
+}
+
+/// Which topics stand behind the names now; empty where Kafka does not say.
+pub async fn topic_ids(target: &KafkaTarget, topics: &[String]) -> BTreeMap<String, Option<String>> {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    match target.topic_ids(&names, TOPIC_IDS_LIMIT).await {
+        Ok(mut ids) => topics.iter().map(|topic| (topic.clone(), ids.remove(topic))).collect(),
+        Err(error) => {
+            debug!(%error, "the ids of the topics could not be asked for");
+            BTreeMap::new()
+        }
+    }
 }
 
 /// Reads back what stands in the topics of the pipeline's tables beyond what progress knows of.

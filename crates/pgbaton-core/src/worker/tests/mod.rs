@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     History, Lsn, ProgressRecord, ReaderName, RecordType, Server, SlotFacts, SlotState, SystemIdentifier, Timeline,
+    TopicIds,
 };
 
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
@@ -153,6 +154,7 @@ fn nothing_read() -> FenceRead {
         witness: None,
         remains: None,
         kafka_cluster: None,
+        topic_ids: TopicIds::default(),
     }
 }
 
@@ -623,3 +625,4 @@ fn an_older_session_of_ours_is_asked_to_go_and_a_foreign_consumer_is_not() {
 
 mod lease_free;
 mod takeover;
+mod topics;

@@ -57,7 +57,8 @@ impl Pipeline {
             Effect::Fence => match random_hex(16) {
                 Ok(id) => {
                     let (kafka, etcd) = (self.kafka.clone(), self.etcd.clone());
-                    self.step(session::fence(kafka, etcd, self.holder_value.worker.clone(), id));
+                    let (worker, topics) = (self.holder_value.worker.clone(), self.session.topics.clone());
+                    self.step(session::fence(kafka, etcd, worker, id, topics));
                 }
                 Err(error) => error!(%error, "no random bytes for a session id"),
             },

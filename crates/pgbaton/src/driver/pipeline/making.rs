@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::super::auditing::Auditor;
 use super::super::poller::Poller;
+use super::super::publishing::Destination;
 use super::super::reporting::Reporter;
 use super::super::session::Session;
 use super::super::watchdog::Watchdog;
@@ -87,7 +88,7 @@ impl Pipeline {
         let audited = settings.audit.then(|| {
             let told = watch::Sender::new(Audit::default());
             let audited = told.subscribe();
-            let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target };
+            let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target.clone() };
             let auditor = Auditor { pipeline: name.to_owned(), target, meters: meters.clone(), told };
             tasks.spawn(auditor.run(own.subscribe()));
             audited
@@ -113,14 +114,17 @@ impl Pipeline {
                 topic_prefix: prefix.clone(),
                 database: conninfo.dbname.clone(),
             }),
-            source: Source {
-                name: prefix.clone(),
-                database: conninfo.dbname.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+            destination: Destination {
+                target,
+                source: Source {
+                    name: prefix.clone(),
+                    database: conninfo.dbname.clone(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                },
+                cutting: Cutting { atomic_up_to: settings.kafka.atomic_up_to, ..Cutting::default() },
             },
             conninfo: Arc::new(conninfo),
             kafka: Arc::new(standby),
-            cutting: Cutting { atomic_up_to: settings.kafka.atomic_up_to, ..Cutting::default() },
             holder_value: HolderValue {
                 worker: config.name.clone(),
                 nonce,

@@ -9,15 +9,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::{Code, Cutting, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
+use pgbaton_core::{Code, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
 use pgbaton_postgres::Conninfo;
-use pgbaton_sinks::debezium::Source;
 use pgbaton_sinks::kafka::KafkaStandby;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
-use super::publishing::Publishing;
+use super::publishing::{Destination, Publishing};
 use super::reporting::Reporter;
 use super::session::{Session, Step};
 use super::watchdog::Watchdog;
@@ -69,8 +68,7 @@ pub struct Pipeline {
     conninfo: Arc<Conninfo>,
     wanted: Arc<inspecting::Wanted>,
     kafka: Arc<KafkaStandby>,
-    source: Source,
-    cutting: Cutting,
+    destination: Destination,
     holder_value: HolderValue,
     lease_ttl: Duration,
     own: watch::Sender<WorkerValue>,
@@ -184,6 +182,7 @@ impl Pipeline {
                 self.session.connection = Some(connection);
                 // A table that has ended a session for its key and is not in the catalogue any more has none.
                 self.session.keys = self.keys_asked.iter().map(|oid| (*oid, Vec::new())).chain(keys).collect();
+                self.session.topics.clone_from(&inspection.topics);
                 self.reporter.inspected(&inspection);
                 Input::Inspected(inspection)
             }
@@ -216,11 +215,10 @@ impl Pipeline {
         };
         let publishing = Publishing::new(
             plan,
-            self.cutting,
+            &self.destination,
             connection,
             sink,
             std::mem::take(&mut self.session.keys),
-            self.source.clone(),
             self.meters.clone(),
         );
         self.session.publishing = Some(Box::new(publishing));

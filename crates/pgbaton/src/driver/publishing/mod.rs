@@ -2,6 +2,7 @@
 //! PostgreSQL is decided by the core's [`Stream`]; this moves bytes.
 
 mod rows;
+mod topics;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -10,8 +11,9 @@ use bytes::Bytes;
 use pgbaton_core::{ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak};
 use pgbaton_postgres::{Frame, ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
-use pgbaton_sinks::kafka::{BeginError, KafkaSession, SinkEvent};
+use pgbaton_sinks::kafka::{BeginError, KafkaSession, KafkaTarget, SinkEvent};
 
+use self::topics::TopicWatch;
 use super::failures;
 use crate::clock::boottime;
 use crate::metrics::Meters;
@@ -35,6 +37,16 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// The coordinator's part of a commit.
 pub const COMMIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where changes go and how: the same for every session.
+pub struct Destination {
+    /// Kafka.
+    pub target: KafkaTarget,
+    /// What each event says of where it comes from.
+    pub source: Source,
+    /// Where transactions are cut.
+    pub cutting: Cutting,
+}
 
 /// What the data path needs beside its connections.
 pub struct Publishing {
@@ -72,6 +84,7 @@ pub struct Publishing {
     named: HashSet<String>,
     /// Topics that the next `open` names.
     new_topics: Vec<String>,
+    topic_watch: TopicWatch,
     counters: Counters,
     last_commit: Option<Duration>,
     last_commit_time: Option<SystemTime>,
@@ -93,21 +106,20 @@ impl Publishing {
     /// A data path that reads and answers keepalives, and publishes nothing before [`Publishing::accept`].
     pub fn new(
         plan: &ClaimPlan,
-        cutting: Cutting,
+        destination: &Destination,
         connection: ReplicationConnection,
         sink: KafkaSession,
         keys: HashMap<u32, Vec<String>>,
-        source: Source,
         meters: Meters,
     ) -> Self {
         let now = boottime();
         Publishing {
-            stream: Stream::new(&plan.resume, plan.history.clone(), cutting, plan.in_chunks, now),
+            stream: Stream::new(&plan.resume, plan.history.clone(), destination.cutting, plan.in_chunks, now),
             journal: plan.journal.clone(),
             connection,
             sink,
             keys,
-            source,
+            source: destination.source.clone(),
             meters,
             accepting: false,
             backlog: VecDeque::new(),
@@ -125,6 +137,7 @@ impl Publishing {
             average_record: 512,
             named: plan.topics().iter().cloned().collect(),
             new_topics: Vec::new(),
+            topic_watch: TopicWatch::start(destination.target.clone(), plan.topics().to_vec()),
             counters: Counters::default(),
             last_commit: None,
             last_commit_time: None,
@@ -219,6 +232,8 @@ impl Publishing {
                 return Err(SessionEnd::OpenTooLong);
             }
         }
+        let learned = self.topic_watch.look(self.journal.topic_ids())?;
+        self.journal.learn(learned);
         self.watch_the_sink(now)?;
         if now >= self.status_due {
             self.tell(now)?;

@@ -111,6 +111,7 @@ impl Publishing {
                 return Err(SessionEnd::TopicAdded(topic));
             }
             self.new_topics.push(topic.clone());
+            self.topic_watch.add(topic.clone());
             self.named.insert(topic);
         }
         self.tables.insert(relation.oid, encoder);
