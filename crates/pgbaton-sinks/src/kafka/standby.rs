@@ -49,9 +49,9 @@ impl KafkaStandby {
         *lock(&self.target) = target;
     }
 
-    /// Where the records go.
-    pub fn target(&self) -> &KafkaTarget {
-        &self.target
+    /// Where it aims now.
+    pub fn target(&self) -> Arc<KafkaTarget> {
+        lock(&self.target).clone()
     }
 
     /// Asks for the progress topic, whether it is there or not, at most for `limit`; and makes ready what a fence needs, or

@@ -95,7 +95,8 @@ pub async fn fence(
     topics: Vec<String>,
 ) -> Step {
     let open = first_open(&session, &worker);
-    let (fenced, found) = tokio::join!(timeout(FENCE_LIMIT, kafka.fence(&open)), topic_ids(kafka.target(), &topics));
+    let target = kafka.target();
+    let (fenced, found) = tokio::join!(timeout(FENCE_LIMIT, kafka.fence(&open)), topic_ids(&target, &topics));
     let fenced = match fenced {
         Ok(Ok(fenced)) => fenced,
         Ok(Err(error)) => return Step::Broken(failures::fence(&error)),

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::super::auditing::Auditor;
 use super::super::poller::Poller;
-use super::super::publishing::Destination;
+use super::super::publishing::Telling;
 use super::super::reporting::Reporter;
 use super::super::session::Session;
 use super::super::watchdog::Watchdog;
@@ -88,7 +88,7 @@ impl Pipeline {
         let audited = settings.audit.then(|| {
             let told = watch::Sender::new(Audit::default());
             let audited = told.subscribe();
-            let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target.clone() };
+            let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target };
             let auditor = Auditor { pipeline: name.to_owned(), target, meters: meters.clone(), told };
             tasks.spawn(auditor.run(own.subscribe()));
             audited
@@ -114,8 +114,7 @@ impl Pipeline {
                 topic_prefix: prefix.clone(),
                 database: conninfo.dbname.clone(),
             }),
-            destination: Destination {
-                target,
+            telling: Telling {
                 source: Source {
                     name: prefix.clone(),
                     database: conninfo.dbname.clone(),

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
-use super::publishing::{Destination, Publishing};
+use super::publishing::{Publishing, Telling};
 use super::reporting::Reporter;
 use super::session::{Session, Step};
 use super::watchdog::Watchdog;
@@ -68,7 +68,7 @@ pub struct Pipeline {
     conninfo: Arc<Conninfo>,
     wanted: Arc<inspecting::Wanted>,
     kafka: Arc<KafkaStandby>,
-    destination: Destination,
+    telling: Telling,
     holder_value: HolderValue,
     lease_ttl: Duration,
     own: watch::Sender<WorkerValue>,
@@ -215,10 +215,11 @@ impl Pipeline {
         };
         let publishing = Publishing::new(
             plan,
-            &self.destination,
+            &self.telling,
             connection,
             sink,
             std::mem::take(&mut self.session.keys),
+            self.kafka.target(),
             self.meters.clone(),
         );
         self.session.publishing = Some(Box::new(publishing));

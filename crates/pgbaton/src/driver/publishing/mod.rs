@@ -5,6 +5,7 @@ mod rows;
 mod topics;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -38,10 +39,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// The coordinator's part of a commit.
 pub const COMMIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where changes go and how: the same for every session.
-pub struct Destination {
-    /// Kafka.
-    pub target: KafkaTarget,
+/// How changes are told: the same for every session.
+pub struct Telling {
     /// What each event says of where it comes from.
     pub source: Source,
     /// Where transactions are cut.
@@ -106,20 +105,21 @@ impl Publishing {
     /// A data path that reads and answers keepalives, and publishes nothing before [`Publishing::accept`].
     pub fn new(
         plan: &ClaimPlan,
-        destination: &Destination,
+        telling: &Telling,
         connection: ReplicationConnection,
         sink: KafkaSession,
         keys: HashMap<u32, Vec<String>>,
+        target: Arc<KafkaTarget>,
         meters: Meters,
     ) -> Self {
         let now = boottime();
         Publishing {
-            stream: Stream::new(&plan.resume, plan.history.clone(), destination.cutting, plan.in_chunks, now),
+            stream: Stream::new(&plan.resume, plan.history.clone(), telling.cutting, plan.in_chunks, now),
             journal: plan.journal.clone(),
             connection,
             sink,
             keys,
-            source: destination.source.clone(),
+            source: telling.source.clone(),
             meters,
             accepting: false,
             backlog: VecDeque::new(),
@@ -137,7 +137,7 @@ impl Publishing {
             average_record: 512,
             named: plan.topics().iter().cloned().collect(),
             new_topics: Vec::new(),
-            topic_watch: TopicWatch::start(destination.target.clone(), plan.topics().to_vec()),
+            topic_watch: TopicWatch::start(target, plan.topics().to_vec()),
             counters: Counters::default(),
             last_commit: None,
             last_commit_time: None,

@@ -2,6 +2,7 @@
 //! records as if nothing had happened.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{Code, Ids, SessionEnd};
@@ -25,7 +26,7 @@ pub(super) struct TopicWatch {
 
 impl TopicWatch {
     /// Begins at once.
-    pub fn start(target: KafkaTarget, topics: Vec<String>) -> Self {
+    pub fn start(target: Arc<KafkaTarget>, topics: Vec<String>) -> Self {
         let (names, mut wanted) = watch::channel(topics);
         // The next look waits until the last one was taken.
         let (tell, found) = mpsc::channel(1);
