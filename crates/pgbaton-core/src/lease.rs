@@ -41,6 +41,21 @@ impl fmt::Debug for Moment {
 /// As good as for ever.
 const WITHOUT_END: Duration = Duration::from_secs(1 << 40);
 
+/// Between two keepalives.
+pub const KEEPALIVE_PERIOD: Duration = Duration::from_secs(2);
+/// A keepalive is given up after this.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// How long a record may be under way where the sink fences nobody: one that was handed over right after the lease was last
+/// found alive is delivered or given up before the tenure stops. `open_time`: how long records are gathered before their
+/// outcome is asked for.
+pub fn delivery_patience(ttl: Duration, open_time: Duration) -> Duration {
+    ttl.mul_f64(STOP_AT).saturating_sub(KEEPALIVE_PERIOD + KEEPALIVE_TIMEOUT + open_time)
+}
+
+/// The part of the TTL after which no new work is taken.
+const STOP_AT: f64 = 0.60;
+
 /// The time a worker holds the lease, named by the revision of the one write of the holder key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tenure {
@@ -82,7 +97,7 @@ impl Tenure {
 
     /// From here on no new work is taken (Ds).
     pub fn stop_at(&self) -> Moment {
-        self.asked_at + self.ttl.mul_f64(0.60)
+        self.asked_at + self.ttl.mul_f64(STOP_AT)
     }
 
     /// By then everything is closed (Dh). The rest of the TTL tolerates clocks whose rates differ by 1.36.
@@ -114,6 +129,14 @@ mod tests {
         let tenure = Tenure::new(1, 7, Duration::from_secs(10), at(100));
         assert_eq!(tenure.stop_at(), at(106));
         assert!(tenure.stop_at() < tenure.closed_by() && tenure.closed_by() < tenure.ends_at());
+    }
+
+    #[test]
+    fn what_is_under_way_when_the_last_keepalive_fails_has_its_outcome_before_the_tenure_stops() {
+        let (ttl, open_time) = (Duration::from_secs(10), Duration::from_millis(50));
+        assert_eq!(delivery_patience(ttl, open_time), Duration::from_millis(2750));
+        let shortest = Duration::from_secs(7);
+        assert!(delivery_patience(shortest, open_time) >= Duration::from_millis(900), "Kafka has time to answer");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod acceptance;
 pub mod audit;
+mod checkpoint;
 mod code;
 mod journal;
 mod lease;
@@ -19,9 +20,10 @@ mod verdict;
 mod worker;
 
 pub use acceptance::{AcceptMark, accept, accepts, can_be_accepted, without_contradiction};
+pub use checkpoint::{Checkpoint, ReadFrom, newer};
 pub use code::Code;
 pub use journal::{ClaimRecords, Journal, Marks, Reached, SessionFacts, first_open};
-pub use lease::{Moment, Tenure};
+pub use lease::{KEEPALIVE_PERIOD, KEEPALIVE_TIMEOUT, Moment, Tenure, delivery_patience};
 pub use lsn::{InvalidLsn, Lsn};
 pub use position::{EventId, InvalidEventId, Position, SystemIdentifier, Watermark};
 pub use progress::{

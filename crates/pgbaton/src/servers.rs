@@ -1,6 +1,8 @@
 //! How commands reach the servers of a pipeline: as its worker would.
 
-use pgbaton_core::hash_of;
+use std::time::Duration;
+
+use pgbaton_core::{Cutting, hash_of};
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::kafka::KafkaTarget;
 
@@ -17,6 +19,11 @@ pub(crate) fn kafka_target(config: &Config, settings: &PipelineConfig) -> KafkaT
         properties: settings.kafka.properties.iter().map(|(k, v)| (k.clone(), v.expose().to_owned())).collect(),
         client_id: format!("pgbaton-{}", config.name),
     }
+}
+
+/// How long a record is tried where nothing but the lease keeps other workers away.
+pub(crate) fn delivery_patience(config: &Config) -> Duration {
+    pgbaton_core::delivery_patience(config.coordination.lease_ttl, Cutting::default().open_time)
 }
 
 /// Hash of what in the configuration changes routing or the set of rows.

@@ -354,7 +354,6 @@ fn what_this_version_has_not_is_refused_and_not_ignored() {
             "[pipelines.orders]\nstandby_barrier = \"sync\"\n[pipelines.orders.postgres]",
             "pipelines.orders.standby_barrier",
         ),
-        ("topic_prefix", "delivery = \"at-least-once\"\ntopic_prefix", "pipelines.orders.kafka.delivery"),
         ("topic_prefix", "format = \"flat\"\ntopic_prefix", "pipelines.orders.kafka.format"),
         ("topic_prefix", "compat = \"strict\"\ntopic_prefix", "pipelines.orders.kafka.compat"),
     ] {
@@ -362,6 +361,19 @@ fn what_this_version_has_not_is_refused_and_not_ignored() {
         assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
         assert!(mistakes[0].contains(key) && mistakes[0].contains("not available in this version"), "{mistakes:#?}");
     }
+}
+
+#[test]
+fn without_a_fence_the_lease_is_kept_to_strictly() {
+    let at_least_once = GOOD.replace("topic_prefix", "delivery = \"at-least-once\"\ntopic_prefix");
+    let config = Files::new().file("w.toml", &at_least_once).config();
+    assert_eq!(config.pipelines["orders"].kafka.delivery.as_str(), "at-least-once");
+    assert_eq!(config.coordination.on_loss.as_str(), "strict");
+    let guarded = at_least_once.replace("[coordination]", "[coordination]\non_loss = \"slot-guarded\"");
+    let mistakes = Files::new().file("w.toml", guarded).mistakes();
+    assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+    let expected = "w.toml:5: coordination.on_loss: found \"slot-guarded\" beside pipelines.orders.kafka.delivery";
+    assert!(mistakes[0].starts_with(expected) && mistakes[0].contains("only the lease"), "{mistakes:#?}");
 }
 
 #[test]

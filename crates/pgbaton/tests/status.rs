@@ -42,7 +42,7 @@ fn the_status_document_has_every_key_of_the_interface() {
     assert_eq!(orders["state"], "boot");
     assert_eq!(orders["role"], "starting");
     assert_eq!(keys(&orders["lag"]), ["bytes", "seconds"]);
-    assert_eq!(keys(&orders["sink"]), ["delivery", "in_flight", "kind", "last_commit_ms"]);
+    assert_eq!(keys(&orders["sink"]), ["delivery", "in_flight", "kind", "last_commit_ms", "repeats_from"]);
     assert_eq!(keys(&orders["counters"]), ["bytes", "changes", "transactions"]);
 }
 

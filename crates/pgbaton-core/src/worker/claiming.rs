@@ -3,8 +3,8 @@
 use super::facts::{ClaimPlan, FenceRead, Inspection, VerdictSeen};
 use crate::torn::torn;
 use crate::{
-    AcceptMark, Code, Gap, Journal, Known, LeaseMark, Lsn, Marks, ProgressRecord, PublicationMark, Recorded,
-    SessionFacts, Term, Verdict, accept, accepts, judge, judge_first_start, without_contradiction,
+    AcceptMark, Code, Fork, Gap, Journal, Known, LeaseMark, Lsn, Marks, ProgressRecord, PublicationMark, ReadFrom,
+    Recorded, Server, SessionFacts, Term, Verdict, accept, accepts, judge, judge_first_start, without_contradiction,
 };
 
 /// Who claims, under which lease.
@@ -81,9 +81,18 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         _ => None,
     };
 
+    // Another Kafka has the data that a checkpoint tells of; the progress topic lies beside its own.
+    let elsewhere =
+        last_record.filter(|_| read.from == ReadFrom::Checkpoint).and_then(|record| record.kafka_cluster.as_ref());
+    if let (Some(recorded), Some(found)) = (elsewhere, &read.kafka_cluster)
+        && recorded != found
+    {
+        return stop(missing(&format!("the checkpoint is of Kafka cluster {recorded}, this is {found}")), None);
+    }
+
     let recorded = match (last_record, &read.witness, &read.last_open) {
         (Some(record), _, _) => match Recorded::of(record) {
-            Some(recorded) => match (torn(record, read.last_open.as_ref()), &read.remains) {
+            Some(recorded) => match (unrecorded(record, &recorded, server, read), &read.remains) {
                 (None, _) => Some(Recorded { torn: None, ..recorded }),
                 (Some((session, number)), Some(remains)) => {
                     Some(Recorded { torn: Some(remains.mark(&session, number)), ..recorded })
@@ -142,7 +151,9 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         kafka_cluster: read.kafka_cluster.clone(),
         lease,
     };
-    let torn = recorded.as_ref().and_then(|recorded| recorded.torn.clone());
+    // What is beyond a checkpoint is no torn transaction: it has served to name the phantoms, and the rest comes again.
+    let beside = read.from != ReadFrom::Checkpoint;
+    let torn = recorded.as_ref().and_then(|recorded| recorded.torn.clone()).filter(|_| beside);
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()))
         .after(torn)
         .writing_to(read.topic_ids.current(&inspection.topics), recreated);
@@ -153,10 +164,25 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         resume,
         history: server.history.clone(),
         in_chunks: claimant.in_chunks,
-        remains: read.remains.clone(),
+        remains: read.remains.clone().filter(|_| beside),
         backend_pid: inspection.backend_pid,
     });
     Claiming::Claim { plan, reset }
+}
+
+/// What was published and the position does not tell of, by (session, number): a torn transaction; or, where the server has
+/// forked, whatever came after a checkpoint and may have been lost with the old timeline.
+fn unrecorded(
+    record: &ProgressRecord,
+    recorded: &Recorded,
+    server: &Server,
+    read: &FenceRead,
+) -> Option<(String, u64)> {
+    match read.from {
+        ReadFrom::Progress | ReadFrom::ProgressAlone => torn(record, read.last_open.as_ref()),
+        ReadFrom::Checkpoint => matches!(recorded.history.fork_with(&server.history), Fork::At(_))
+            .then(|| (record.session.clone(), record.number)),
+    }
 }
 
 fn stop(gap: Gap, recorded: Option<Recorded>) -> Claiming {

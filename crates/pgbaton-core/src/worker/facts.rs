@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReaderName, Remains, Resume, Server,
+    ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReadFrom, ReaderName, Remains, Resume, Server,
     SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline, TopicIds,
 };
 
@@ -160,6 +160,8 @@ pub struct FenceRead {
     pub session: String,
     /// The last committed position record, with the hash of its value.
     pub position: Option<(ProgressRecord, String)>,
+    /// Where it was read.
+    pub from: ReadFrom,
     /// The last committed `open`.
     pub last_open: Option<ProgressRecord>,
     /// Something may have been published before: the progress topic's beginning is gone, a checkpoint is in etcd, or a
@@ -210,6 +212,8 @@ pub enum SessionEnd {
     /// The producer may not go on (its last outcome is unknown, or it met an error that forbids it): a new one reads what
     /// came of it.
     ProducerSpent(String),
+    /// What the lease guards was refused: the holder key is not ours any more.
+    NotHolder(String),
     /// A table came up whose topic neither the claim nor the open transaction has named: the next claim names it.
     TopicAdded(String),
     /// A table came up whose key Inspect has not read, and whose changes do not tell it: the next Inspect reads it.
@@ -387,7 +391,8 @@ pub enum Effect {
     WriteVerdict(Gap),
     /// Delete the verdict key. No answer.
     ClearVerdict,
-    /// Put the checkpoint key, with what is durable, under the guard of the holder key. No answer.
+    /// Put the checkpoint key, with what is durable, under the guard of the holder key: a witness that there is progress.
+    /// Asked for only where the sink keeps the progress. No answer.
     WriteCheckpoint {
         /// The guard.
         revision: i64,

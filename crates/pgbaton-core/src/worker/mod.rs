@@ -56,7 +56,8 @@ pub struct Policy {
     pub leased: bool,
     /// How long the slot may be idle before a holder that does not try is replaced.
     pub takeover_grace: Duration,
-    /// The sink refuses older sessions: only then may anything go on, or be taken, without the lease.
+    /// The sink refuses older sessions, and keeps the progress: only then may anything go on, or be taken, without the
+    /// lease. Else the checkpoint in etcd is the progress, and the lease is all that keeps two from publishing at once.
     pub fenced: bool,
     /// Go on through an outage of etcd while slot and sink hold (`slot-guarded`); else stop in time (`strict`).
     pub slot_guarded: bool,

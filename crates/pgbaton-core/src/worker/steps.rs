@@ -6,7 +6,7 @@ use super::claiming::{Claimant, Claiming, decide, too_many_resets};
 use super::facts::{ClaimPlan, Failure, FailureKind, FenceRead, Inspection};
 use super::tenure::{AfterSession, InTenure, Step, end, release};
 use super::{Effect, FRESH, Input, NAMED, Observation, Worker};
-use crate::{Code, Gap, Lsn, Moment, Reader, ReaderName, Recorded, SlotState};
+use crate::{Code, Gap, Lsn, Moment, ReadFrom, Reader, ReaderName, Recorded, SlotState, Term};
 
 /// Time for a walsender of ours to go: more than three times the wal_sender_timeout that we set.
 const SLOT_FREE: Duration = Duration::from_secs(10);
@@ -208,6 +208,7 @@ impl Worker {
     ) {
         self.sink = None;
         t.claimed_last = read.position.as_ref().is_some_and(|(record, _)| t.sessions.contains(&record.session));
+        let alone = read.from == ReadFrom::ProgressAlone;
         if std::mem::take(&mut t.unverified) && !t.claimed_last {
             self.notice = Some((Code::Fenced, "another session has claimed while etcd was out of reach".to_owned()));
             return end(t, now, false, release(false, None), effects);
@@ -215,6 +216,10 @@ impl Worker {
         if Self::is_overtaken(t, &read) {
             self.notice = Some((Code::Fenced, "another worker has claimed meanwhile".to_owned()));
             return end(t, now, false, release(false, None), effects);
+        }
+        // Only what this very tenure has claimed last is known to be the newest without etcd's word.
+        if alone && !t.claimed_last {
+            return end(t, now, false, AfterSession::Retry, effects);
         }
         self.decide(now, t, inspection, read, effects);
     }
@@ -277,7 +282,7 @@ impl Worker {
         // It was asked for one transaction; this session publishes that one.
         self.in_chunks = false;
         self.term = Some(plan.journal.term());
-        effects.push(Effect::WriteCheckpoint { revision: t.tenure.revision, term: plan.journal.term() });
+        self.leave_witness(t, plan.journal.term(), effects);
         let running = Box::new(Running {
             backend_pid: inspection.backend_pid,
             postmaster_started: inspection.postmaster_started.clone(),
@@ -291,6 +296,12 @@ impl Worker {
         });
         effects.push(self.start(t, &running));
         Step::Starting { running, give_up: now + SLOT_FREE, again: None }
+    }
+
+    fn leave_witness(&self, t: &InTenure, term: Term, effects: &mut Vec<Effect>) {
+        if self.policy.fenced {
+            effects.push(Effect::WriteCheckpoint { revision: t.tenure.revision, term });
+        }
     }
 
     fn start(&self, t: &InTenure, running: &Running) -> Effect {
@@ -445,7 +456,7 @@ impl Worker {
         }
         if now >= running.checkpoint_due {
             running.checkpoint_due = now + CHECKPOINT;
-            effects.push(Effect::WriteCheckpoint { revision: t.tenure.revision, term: running.plan.journal.term() });
+            self.leave_witness(t, running.plan.journal.term(), effects);
         }
         t.step = Step::Streaming(running);
     }

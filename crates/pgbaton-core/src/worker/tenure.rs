@@ -389,6 +389,10 @@ impl Worker {
                 self.sink = Some((code, detail));
                 AfterSession::Retry
             }
+            SessionEnd::NotHolder(detail) => {
+                self.notice = Some((Code::Fenced, detail));
+                release(false, None)
+            }
             SessionEnd::ProducerSpent(_) | SessionEnd::KeyUnknown { .. } => AfterSession::Retry,
             SessionEnd::TopicAdded(topic) => {
                 self.topics.insert(topic);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgbaton_core::{
     ClaimPlan, Code, Cutting, Effect, FenceRead, Found, HolderView, Identity, Input, Inspection, Known, LeaseMark, Lsn,
-    Moment, Observation, Policy, ProgressRecord, RecordType, Remains, Server, SessionEnd, SlotFacts, SlotState, Stream,
+    Moment, Observation, Policy, ProgressRecord, ReadFrom, RecordType, Remains, Server, SessionEnd, SlotFacts, SlotState, Stream,
     TopicIds, Worker, first_open, hash_of,
 };
 
@@ -188,6 +188,7 @@ impl Machine {
         let read = FenceRead {
             session: session_name(question.session),
             position,
+            from: ReadFrom::Progress,
             last_open: question.last_open.map(|number| self.record(number)),
             witness: question.witness.then(|| "a table topic ends in a record of ours".to_owned()),
             remains: None,
@@ -435,6 +436,7 @@ impl Bench {
         let read = FenceRead {
             session: session_name(session),
             position: None,
+            from: ReadFrom::Progress,
             last_open: None,
             witness: None,
             remains: None,

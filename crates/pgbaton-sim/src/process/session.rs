@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgbaton_core::{
     ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Found, History, Input, Inspection, Journal, Lsn, Marks,
-    Moment, ProgressRecord, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, TopicIds, first_open,
+    Moment, ProgressRecord, ReadFrom, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, TopicIds, first_open,
     hash_of,
 };
 
@@ -95,7 +95,9 @@ pub(super) fn describe(end: &SessionEnd) -> String {
     match end {
         SessionEnd::Stream(failure) => failure.detail.clone(),
         SessionEnd::Sink { code, detail } => format!("{code}: {detail}"),
-        SessionEnd::ProducerSpent(detail) | SessionEnd::Stalled(detail) => detail.clone(),
+        SessionEnd::ProducerSpent(detail) | SessionEnd::Stalled(detail) | SessionEnd::NotHolder(detail) => {
+            detail.clone()
+        }
         SessionEnd::TopicAdded(topic) => format!("topic {topic} came up"),
         SessionEnd::KeyUnknown { .. } => "a table's key is not known".to_owned(),
         SessionEnd::OpenTooLong => "an atomic transaction was open for too long".to_owned(),
@@ -331,6 +333,7 @@ impl Process {
         let read = FenceRead {
             session: fencing.id,
             position: read.position.map(|position| self.recorded(bus, position)),
+            from: ReadFrom::Progress,
             last_open: if bus.is(Mutant::NoBracket) { None } else { read.last_open },
             witness,
             remains: None,

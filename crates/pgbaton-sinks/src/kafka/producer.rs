@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pgbaton_core::ProgressRecord;
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
@@ -46,10 +47,30 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    /// Creates the instance; it connects by itself.
+    /// Creates the transactional instance; it connects by itself.
     pub fn connect(target: &KafkaTarget, message_max_bytes: u64) -> Result<Self, KafkaFault> {
+        Producer::with(target, &target.producer(message_max_bytes)?, message_max_bytes, |_| {})
+    }
+
+    /// One that fences nobody and gives a record up after `patience`; never initialised.
+    pub fn plain(target: &KafkaTarget, message_max_bytes: u64, patience: Duration) -> Result<Self, KafkaFault> {
+        // The library would send what stands behind a record that it has given up, whatever its guarantees say of it.
+        let give_up = |client: &BaseProducer<Instance>| {
+            if client.client().context().failure().is_some() {
+                client.purge(PurgeConfig::default().queue().non_blocking());
+            }
+        };
+        Producer::with(target, &target.plain_producer(message_max_bytes, patience)?, message_max_bytes, give_up)
+    }
+
+    /// `look`: called whenever the library has told something.
+    fn with(
+        target: &KafkaTarget,
+        config: &ClientConfig,
+        message_max_bytes: u64,
+        look: impl Fn(&BaseProducer<Instance>) + Send + 'static,
+    ) -> Result<Self, KafkaFault> {
         let timeouts = target.timeouts()?;
-        let config = target.producer(message_max_bytes)?;
         let number = |name| config.get(name).and_then(|text| text.parse().ok());
         let message_max_bytes = number("message.max.bytes").unwrap_or(message_max_bytes);
         let largest_batch = number("batch.size").unwrap_or(message_max_bytes);
@@ -66,6 +87,7 @@ impl Producer {
                     while !stop.load(Ordering::Relaxed) {
                         // Serves each event at once; the time only says how soon the thread sees that it shall stop.
                         client.poll(STATISTICS_INTERVAL);
+                        look(&client);
                     }
                 }
             })

@@ -8,17 +8,13 @@
 //! Nothing here blocks the caller: what blocks in the library runs on the session's own thread. Whatever fails, the
 //! session is over. An abort consumes it, so that no instance can begin again after one.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgbaton_core::{EventId, ProgressRecord};
-use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::BaseRecord;
 use tokio::runtime::Handle;
 
-use super::back::{FoundRecord, ReadBackError, read_back};
+use super::back::{FoundRecord, ReadBackError};
 use super::calls::Calls;
 use super::clients::Clients;
 use super::contract::{Accepted, BeginError, DataRecord, SinkEvent, WriteError};
@@ -27,12 +23,11 @@ use super::fence::{ABORT_LIMIT, Established, FenceError, establish, queue_full};
 use super::instance::{Instance, ORDINARY};
 use super::outcome::{CommitReport, SessionError};
 use super::progress::ProgressRead;
+use super::sending::Sending;
 use super::taint::Taint;
 use super::target::KafkaTarget;
 use super::told::lock;
-use super::topics::{TopicError, TopicShape};
-use super::witness::table_topics;
-use crate::topic::partition;
+use super::topics::TopicError;
 
 /// A session that has fenced all older ones, and what they have left.
 #[derive(Debug)]
@@ -45,17 +40,12 @@ pub struct Fenced {
 
 /// One producer instance, and with it one term.
 pub struct KafkaSession {
-    /// Taken by `drop` only.
-    established: Option<Arc<Established>>,
-    calls: Calls,
+    sending: Sending,
     phase: Phase,
     /// What became of a commit, put there by the session's thread.
     outcome: Arc<Mutex<Option<Result<CommitReport, SessionError>>>>,
-    /// Records handed to the library since the instance was created.
-    sent: u64,
-    /// How many of them are acknowledged at least when the open transaction's first record is.
+    /// How many records are acknowledged at least when the open transaction's first one is.
     open_by: u64,
-    topics: HashMap<String, TopicShape>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,13 +74,10 @@ impl KafkaSession {
         let cancelled = calls.cancelled().clone();
         let (established, read) = calls.run(move || establish(&target, &open, clients, runtime, &cancelled)).await?;
         let session = KafkaSession {
-            established: Some(Arc::new(established)),
-            calls,
+            sending: Sending::new(established, calls, 1),
             phase: Phase::Open,
             outcome: Arc::default(),
-            sent: 1,
             open_by: 1,
-            topics: HashMap::new(),
         };
         Ok(Fenced { session, read })
     }
@@ -115,9 +102,7 @@ impl KafkaSession {
 
     /// Every topic of a table below `prefix`, whether its table is still published or not.
     pub async fn table_topics(&self, prefix: &str) -> Result<Vec<String>, KafkaFault> {
-        let (established, prefix) = (Arc::clone(self.established()), prefix.to_owned());
-        let topics = self.calls.run(move || table_topics(established.topics.reader(), &prefix)).await?;
-        Ok(topics.into_iter().map(|(topic, _)| topic).collect())
+        self.sending.table_topics(prefix).await
     }
 
     /// Reads what stands at the ends of `topics` and is beyond the progress, as `is_beyond` knows it by its id: what a torn
@@ -131,9 +116,7 @@ impl KafkaSession {
         is_beyond: impl Fn(&EventId) -> bool + Send + 'static,
         limit: Duration,
     ) -> Result<Vec<FoundRecord>, ReadBackError> {
-        let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
-        let (established, deadline) = (Arc::clone(self.established()), Instant::now() + limit);
-        self.calls.run(move || read_back(established.topics.reader(), &topics, &is_beyond, deadline)).await
+        self.sending.read_back(topics, is_beyond, limit).await
     }
 
     /// Begins a transaction with `open` as its first record. Does not block. Data is taken once `open` is acknowledged: the
@@ -148,9 +131,10 @@ impl KafkaSession {
         if let Some(taint) = self.tainted() {
             return Err(BeginError::Tainted(taint));
         }
-        let Established { producer, names, .. } = &**self.established();
-        let begun = producer
-            .failure(|topic| self.limit_of(topic))
+        let Established { producer, names, .. } = &**self.sending.established();
+        let begun = self
+            .sending
+            .failure()
             .map_or(Ok(()), Err)
             .and_then(|()| producer.begin())
             .and_then(|()| producer.offer(&names.progress, open, ORDINARY))
@@ -160,8 +144,8 @@ impl KafkaSession {
             });
         match begun {
             Ok(()) => {
-                self.sent += 1;
-                self.open_by = self.sent;
+                self.sending.sent += 1;
+                self.open_by = self.sending.sent;
                 self.phase = Phase::Open;
                 Ok(())
             }
@@ -174,59 +158,25 @@ impl KafkaSession {
 
     /// Hands a record to the library, which copies it. Never blocks.
     pub fn write(&mut self, record: &DataRecord<'_>) -> Result<Accepted, WriteError> {
-        let &DataRecord { topic, key, value, headers } = record;
         match &self.phase {
             Phase::Open => {}
             Phase::Idle | Phase::Committing => return Err(WriteError::NoTransaction),
             Phase::Over(error) => return Err(error.clone().into()),
         }
-        let Some(shape) = self.topics.get(topic) else {
-            return Err(WriteError::TopicNotPrepared(topic.to_owned()));
-        };
+        let partitions = self.sending.partitions(record.topic)?;
         if self.instance().delivered() < self.open_by {
             return Ok(Accepted::QueueFull);
         }
-        let producer = &self.established().producer;
-        let mut out = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, ORDINARY)
-            .partition(partition(topic, key, shape.partitions))
-            .headers(headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |owned, &(key, value)| {
-                owned.insert(Header { key, value: Some(value) })
-            }));
-        out.key = key;
-        out.payload = value;
-        let Err((error, _)) = producer.client().send(out) else {
-            self.sent += 1;
-            return Ok(Accepted::Queued);
-        };
-        match error.rdkafka_error_code() {
-            Some(Code::QueueFull) => Ok(Accepted::QueueFull),
-            _ => {
-                let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-                let error = producer.why_not_sent(topic, bytes, &error);
-                self.phase = Phase::Over(error.clone());
-                Err(error.into())
-            }
-        }
+        self.sending.write(record, partitions).map_err(|error| {
+            self.phase = Phase::Over(error.clone());
+            error.into()
+        })
     }
 
     /// Makes sure that the topics exist and knows how many partitions they have. May be called while a transaction is
     /// open; topics that are already known cost nothing.
     pub async fn prepare_topics(&mut self, topics: &[&str]) -> Result<(), TopicError> {
-        let unknown: Vec<String> =
-            topics.iter().filter(|topic| !self.topics.contains_key(**topic)).map(|topic| (*topic).to_owned()).collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let established = Arc::clone(self.established());
-        let (unknown, shapes) = self
-            .calls
-            .run(move || {
-                let shapes = established.topics.ensure_data(&unknown, established.producer.largest_batch());
-                (unknown, shapes)
-            })
-            .await;
-        self.topics.extend(unknown.into_iter().zip(shapes?));
-        Ok(())
+        self.sending.prepare_topics(topics).await
     }
 
     /// Writes `close` as the last record and starts the commit; [`SinkEvent`] tells its outcome. Returns at once. Once
@@ -251,7 +201,7 @@ impl KafkaSession {
 
     /// Records handed over and not yet acknowledged.
     pub fn in_flight(&self) -> u64 {
-        self.sent.saturating_sub(self.instance().delivered())
+        self.sending.in_flight()
     }
 
     /// Why the next `begin` will be refused, if it is known already.
@@ -262,9 +212,9 @@ impl KafkaSession {
     /// Aborts the open transaction, with a bound of a few seconds; best effort, since the next session ends it anyway.
     pub async fn abort(self) {
         // A commit under way gives up at its next look, so that the abort has its turn.
-        self.calls.cancelled().set();
-        let established = Arc::clone(self.established());
-        let abort = self.calls.run(move || established.producer.abort(ABORT_LIMIT));
+        self.sending.calls.cancelled().set();
+        let established = Arc::clone(self.sending.established());
+        let abort = self.sending.calls.run(move || established.producer.abort(ABORT_LIMIT));
         if tokio::time::timeout(2 * ABORT_LIMIT, abort).await.is_err() {
             tracing::debug!("the abort was not waited for");
         }
@@ -277,11 +227,11 @@ impl KafkaSession {
             Phase::Idle | Phase::Committing => panic!("a commit needs an open transaction"),
         }
         self.phase = Phase::Committing;
-        self.sent += (records.len() + markers.len()) as u64;
-        let established = Arc::clone(self.established());
+        self.sending.sent += (records.len() + markers.len()) as u64;
+        let established = Arc::clone(self.sending.established());
         let outcome = Arc::clone(&self.outcome);
-        let (count, cancelled) = (self.sent, self.calls.cancelled().clone());
-        self.calls.submit(move || {
+        let (count, cancelled) = (self.sending.sent, self.sending.calls.cancelled().clone());
+        self.sending.calls.submit(move || {
             let Established { producer, names, .. } = &*established;
             let mut out: Vec<_> = markers
                 .iter()
@@ -316,7 +266,7 @@ impl KafkaSession {
         }
         // While a commit is under way its outcome tells of failures, too: it alone knows what became of the transaction.
         if self.phase != Phase::Committing
-            && let Some(error) = self.established().producer.failure(|topic| self.limit_of(topic))
+            && let Some(error) = self.sending.failure()
         {
             return Some(self.over(error));
         }
@@ -328,16 +278,8 @@ impl KafkaSession {
         SinkEvent::Failed(error)
     }
 
-    fn limit_of(&self, topic: &str) -> Option<u64> {
-        self.topics.get(topic)?.max_message_bytes
-    }
-
-    fn established(&self) -> &Arc<Established> {
-        self.established.as_ref().expect("it is taken by drop only")
-    }
-
     fn instance(&self) -> &Instance {
-        self.established().producer.instance()
+        self.sending.instance()
     }
 }
 
@@ -347,15 +289,5 @@ impl std::fmt::Debug for KafkaSession {
             .field("phase", &self.phase)
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
-    }
-}
-
-/// The library's clients are let go on the session's thread, where it may take its time.
-impl Drop for KafkaSession {
-    fn drop(&mut self) {
-        self.calls.cancelled().set();
-        self.established().producer.silence();
-        let established = self.established.take();
-        self.calls.submit(move || drop(established));
     }
 }

@@ -57,6 +57,9 @@ const FIXED: &[&str] = &[
     "partitioner",
 ];
 
+/// How long a record is tried: the lease decides where nothing else keeps two workers apart.
+const GIVES_UP: &[&str] = &["message.timeout.ms", "delivery.timeout.ms"];
+
 /// Beginnings of the properties that concern the connection: the reader and the admin client need them too. The
 /// others are the producer's.
 const CONNECTION: &[&str] = &[
@@ -110,6 +113,15 @@ impl KafkaTarget {
             .map_err(|error| KafkaFault::from_error(&error, "configure a producer"))
     }
 
+    /// The same where the sink is not to be fenced, and a record is given up after `patience`.
+    pub fn check_plain(&self, patience: Duration) -> Result<(), KafkaFault> {
+        self.check()?;
+        self.plain_producer(DEFAULT_MESSAGE_MAX_BYTES, patience)?
+            .create_native_config()
+            .map(drop)
+            .map_err(|error| KafkaFault::from_error(&error, "configure a producer"))
+    }
+
     /// The same for every worker, so that the newest session fences all others.
     pub fn transactional_id(&self) -> String {
         format!("pgbaton.{}", self.topic_prefix)
@@ -148,13 +160,38 @@ impl KafkaTarget {
         Ok(timeouts)
     }
 
-    /// The transactional producer. A batch must fit the limit, or the broker refuses records that are each small enough.
+    /// The transactional producer.
     pub(super) fn producer(&self, message_max_bytes: u64) -> Result<ClientConfig, KafkaFault> {
         let timeouts = self.timeouts()?;
+        let mut config = self.any_producer(timeouts, message_max_bytes);
+        if !self.properties.contains_key("transaction.timeout.ms") {
+            config.set("transaction.timeout.ms", timeouts.transaction.as_millis().to_string());
+        }
+        config.set("transactional.id", self.transactional_id());
+        Ok(config)
+    }
+
+    /// The producer that fences nobody: a record that is not acknowledged within `patience` is given up and never sent
+    /// again, and none that was handed over behind it is sent either.
+    pub(super) fn plain_producer(
+        &self,
+        message_max_bytes: u64,
+        patience: Duration,
+    ) -> Result<ClientConfig, KafkaFault> {
+        if let Some(name) = self.properties.keys().find(|name| GIVES_UP.contains(&name.as_str())) {
+            return Err(invalid(name, "it follows from coordination.lease_ttl where delivery is at-least-once"));
+        }
+        let mut config = self.any_producer(self.timeouts()?, message_max_bytes);
+        config.remove("transaction.timeout.ms");
+        config.set("message.timeout.ms", patience.as_millis().to_string()).set("enable.gapless.guarantee", "true");
+        Ok(config)
+    }
+
+    /// A batch must fit the limit, or the broker refuses records that are each small enough.
+    fn any_producer(&self, timeouts: Timeouts, message_max_bytes: u64) -> ClientConfig {
         let mut config = self.common();
         config
             .set("socket.timeout.ms", timeouts.socket.as_millis().to_string())
-            .set("transaction.timeout.ms", timeouts.transaction.as_millis().to_string())
             .set("message.max.bytes", message_max_bytes.to_string())
             .set("batch.size", message_max_bytes.min(LARGEST_BATCH).to_string())
             // A transaction waits for it three times: before `open`, before the data's end, before `close`.
@@ -166,11 +203,10 @@ impl KafkaTarget {
             config.set(name, value);
         }
         config
-            .set("transactional.id", self.transactional_id())
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("statistics.interval.ms", STATISTICS_INTERVAL.as_millis().to_string());
-        Ok(config)
+        config
     }
 
     /// A read_committed reader of single partitions. It joins no group: the id is only asked for by the library.
@@ -248,6 +284,16 @@ mod tests {
             let fault = target(&[(name, "0")]).check().unwrap_err();
             assert!(matches!(&fault, KafkaFault::ConfigInvalid { name: found, .. } if found == name), "{fault}");
         }
+    }
+
+    #[test]
+    fn how_long_a_record_is_tried_is_not_the_users_choice_without_transactions() {
+        let patience = Duration::from_millis(2750);
+        assert!(target(&[("transaction.timeout.ms", "30000")]).check_plain(patience).is_ok());
+        let fault = target(&[("delivery.timeout.ms", "60000")]).check_plain(patience).unwrap_err();
+        assert!(matches!(&fault, KafkaFault::ConfigInvalid { name, .. } if name == "delivery.timeout.ms"), "{fault}");
+        let config = target(&[]).plain_producer(DEFAULT_MESSAGE_MAX_BYTES, patience).unwrap();
+        assert_eq!((config.get("transactional.id"), config.get("message.timeout.ms")), (None, Some("2750")));
     }
 
     #[test]

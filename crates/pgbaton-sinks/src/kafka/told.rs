@@ -74,6 +74,10 @@ impl ConsumerContext for Told {}
 /// asks for its producer id again is no news at all: it is made to, every few milliseconds.
 pub(super) fn forward(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        // What it says of a setting of ours is known, and allowed for.
+        _ if facility == "CONFWARN" && message.contains("enable.gapless.guarantee") => {
+            debug!(facility, message, "kafka library");
+        }
         _ if facility == "GETPID" => debug!(facility, message, "kafka library"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert

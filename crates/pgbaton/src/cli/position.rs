@@ -1,19 +1,22 @@
 //! `pgbaton position`: what the pipeline's progress says and what follows from it; and where to begin, when a person has to
-//! say so. `init` is a claim like a worker's: it fences, reads, and writes a genesis in the claim's transaction.
+//! say so. `init` is a claim like a worker's: it fences, reads, and writes a genesis in the claim's transaction; where the
+//! checkpoint is the progress, a genesis and a claim there, while nobody holds the baton.
 
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use pgbaton_core::{
-    Gap, Inspection, Journal, LeaseMark, Marks, ProgressRecord, PublicationMark, Recorded, SessionFacts, Term, Verdict,
-    first_open, judge, judge_first_start,
+    Checkpoint, Gap, Inspection, Journal, LeaseMark, Marks, ProgressRecord, PublicationMark, ReadFrom, Recorded,
+    SessionFacts, Term, Verdict, first_open, judge, judge_first_start, newer,
 };
-use pgbaton_sinks::kafka::{Fenced, KafkaSession, KafkaTarget, read_progress};
+use pgbaton_sinks::kafka::{Begun, Fenced, KafkaSession, KafkaTarget, PlainSession, read_progress};
 use serde_json::{Value, json};
 
 use super::pipeline::{Meant, Refusal, Which, nobody_holds};
-use super::{UNHEALTHY, USAGE, say};
-use crate::coordination::Etcd;
+use super::{UNHEALTHY, USAGE, complain, say};
+use crate::clock::Timestamp;
+use crate::config::Delivery;
+use crate::coordination::{Checkpointed, Etcd, Kept, KeptError};
 use crate::driver::{LAST_LIMIT, inspect};
 use crate::servers;
 
@@ -64,7 +67,17 @@ async fn show(which: &Which, as_json: bool) -> Result<u8, Refusal> {
     let meant = which.meant()?;
     let target = servers::kafka_target(&meant.config, meant.settings());
     let read = read_progress(&target).await.map_err(Refusal::failed)?.unwrap_or_default();
-    let record = read.position.map(|stored| stored.record);
+    let kept = match kept(meant.etcd()?.as_ref(), &target).await {
+        Ok(kept) => kept,
+        Err(error) if meant.settings().kafka.delivery == Delivery::AtLeastOnce => return Err(Refusal::failed(error)),
+        Err(error) => {
+            complain(error);
+            Kept::default()
+        }
+    };
+    let progress = read.position.map(|stored| (stored.record, stored.hash));
+    let (record, read_from) = newer(kept.record.as_ref(), progress);
+    let record = record.map(|(record, _)| record);
     let inspection = look(&meant).await?;
     let recorded = record.as_ref().and_then(Recorded::of);
     let verdict = match &recorded {
@@ -73,17 +86,32 @@ async fn show(which: &Which, as_json: bool) -> Result<u8, Refusal> {
     };
     let torn = record
         .as_ref()
+        .filter(|_| read_from == ReadFrom::Progress)
         .zip(read.last_open.as_ref())
         .is_some_and(|(record, open)| (&open.session, open.number) != (&record.session, record.number));
     if as_json {
-        say(format_args!("{:#}", as_document(record.as_ref(), &inspection, &verdict, torn)));
+        say(format_args!("{:#}", as_document(record.as_ref(), read_from, &inspection, &verdict, torn)));
     } else {
-        in_words(&meant, record.as_ref(), &inspection, &verdict, torn);
+        in_words(&meant, record.as_ref(), read_from, &inspection, &verdict, torn);
     }
     Ok(if matches!(verdict, Verdict::Continue(..)) { 0 } else { UNHEALTHY })
 }
 
-fn as_document(record: Option<&ProgressRecord>, seen: &Inspection, verdict: &Verdict, torn: bool) -> Value {
+/// What etcd says of progress, where there is one.
+async fn kept(etcd: Option<&Etcd>, target: &KafkaTarget) -> Result<Kept, KeptError> {
+    match etcd {
+        Some(etcd) => etcd.checkpoint(&target.topic_prefix).await,
+        None => Ok(Kept::default()),
+    }
+}
+
+fn as_document(
+    record: Option<&ProgressRecord>,
+    read_from: ReadFrom,
+    seen: &Inspection,
+    verdict: &Verdict,
+    torn: bool,
+) -> Value {
     let verdict = match verdict {
         Verdict::Continue(resume, divergence) => json!({
             "goes_on": true, "timeline": resume.position.timeline, "lsn": resume.position.lsn, "divergence": divergence,
@@ -96,10 +124,18 @@ fn as_document(record: Option<&ProgressRecord>, seen: &Inspection, verdict: &Ver
         "system_identifier": seen.server.system_identifier, "timeline": seen.server.history.current(),
         "wal_lsn": seen.server.write_position,
     });
-    json!({"progress": record, "torn": torn, "server": server, "verdict": verdict})
+    let read_from = record.map(|_| if read_from == ReadFrom::Checkpoint { "checkpoint" } else { "progress" });
+    json!({"progress": record, "read_from": read_from, "torn": torn, "server": server, "verdict": verdict})
 }
 
-fn in_words(meant: &Meant, record: Option<&ProgressRecord>, seen: &Inspection, verdict: &Verdict, torn: bool) {
+fn in_words(
+    meant: &Meant,
+    record: Option<&ProgressRecord>,
+    read_from: ReadFrom,
+    seen: &Inspection,
+    verdict: &Verdict,
+    torn: bool,
+) {
     let line = |label: &str, value: String| say(format_args!("{label:<16} {value}"));
     match record {
         None => line("progress", "none: the pipeline has never run".to_owned()),
@@ -108,8 +144,11 @@ fn in_words(meant: &Meant, record: Option<&ProgressRecord>, seen: &Inspection, v
             line(
                 "progress",
                 format!(
-                    "term {term}, transaction {} of session {}, written by {}",
-                    record.number, record.session, record.worker
+                    "term {term}, transaction {} of session {}, written by {}{}",
+                    record.number,
+                    record.session,
+                    record.worker,
+                    if read_from == ReadFrom::Checkpoint { ", the checkpoint in etcd" } else { "" }
                 ),
             );
             if let Some(position) = record.position {
@@ -176,18 +215,19 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
     };
     let (session, worker) = (random_hex().map_err(Refusal::failed)?, format!("{} (position init)", meant.config.name));
     let target = servers::kafka_target(&meant.config, meant.settings());
-    let Fenced { session: mut sink, read } =
-        KafkaSession::fence(&target, &first_open(&session, &worker)).await.map_err(Refusal::failed)?;
+    let kept = kept(etcd.as_ref(), &target).await.map_err(Refusal::failed)?;
+    let mut sink = Beginning::fence(&meant, &target, &first_open(&session, &worker)).await?;
     // A worker that came meanwhile is fenced by us; it goes first all the same.
     let alone = async {
         nobody_holds(etcd.as_ref()).await?;
         nobody_reads(&meant, &look(&meant).await?)
     };
     if let Err(refusal) = alone.await {
-        sink.abort().await;
+        sink.close().await;
         return Err(refusal);
     }
-    let before = read.position.as_ref().map(|stored| &stored.record);
+    let (read, kafka_cluster) = sink.read();
+    let (before, _) = newer(kept.record.as_ref(), read);
     let facts = SessionFacts {
         session,
         worker,
@@ -197,19 +237,26 @@ async fn init(which: &Which, from_slot: bool) -> Result<(), Refusal> {
             tables_hash: inspection.tables_hash.clone(),
         },
         config_hash: servers::config_hash(meant.settings()),
-        kafka_cluster: read.kafka_cluster.clone(),
+        kafka_cluster,
         lease: lease(etcd.as_ref()).await?,
     };
-    let term = Term(before.and_then(|record| record.term).map_or(1, |term| term.0 + 1));
-    let mut journal = Journal::new(facts, term, read.position.as_ref().map(|stored| stored.hash.clone()));
+    let last = before.as_ref().map(|(record, _)| record);
+    let term = Term(last.and_then(|record| record.term).map_or(1, |term| term.0 + 1));
+    let mut journal = Journal::new(facts, term, before.as_ref().map(|(_, hash)| hash.clone()));
     let records = journal.claim(&resume, true, Marks::default(), inspection.topics.clone());
     let topics: Vec<&str> = inspection.topics.iter().map(String::as_str).collect();
-    if let Err(error) = sink.prepare_topics(&topics).await {
-        sink.abort().await;
-        return Err(Refusal::failed(error));
+    if let Err(refusal) = sink.prepare(&topics).await {
+        sink.close().await;
+        return Err(refusal);
     }
-    sink.claim(&records.progress, &records.markers, COMMIT_LIMIT).await.map_err(Refusal::failed)?;
-    until_readable(&target, term).await?;
+    if let Beginning::Fenced(fenced) = &mut sink {
+        fenced.session.claim(&records.progress, &records.markers, COMMIT_LIMIT).await.map_err(Refusal::failed)?;
+        until_readable(&target, term).await?;
+    }
+    if let (Delivery::AtLeastOnce, Some(etcd)) = (meant.settings().kafka.delivery, &etcd) {
+        keep(&meant, etcd, kept.revision, &records.progress).await?;
+    }
+    let before = last;
     let at = resume.position;
     say(format_args!("term {term} begins behind timeline {}, {}; start the workers", at.timeline, at.lsn));
     if let Some(old) = before.and_then(|record| record.position) {
@@ -226,6 +273,73 @@ fn nobody_reads(meant: &Meant, seen: &Inspection) -> Result<(), Refusal> {
         None => Ok(()),
         Some(pid) => Err(Refusal::failed(format!("process {pid} reads slot {}; end it first", meant.slot()))),
     }
+}
+
+/// What Kafka holds, and the session that read it.
+enum Beginning {
+    /// There is a progress topic, or there has to be one: its sessions are fenced.
+    Fenced(Box<Fenced>),
+    /// The checkpoint is all the progress there ever was.
+    Plain(Box<Begun>),
+}
+
+impl Beginning {
+    async fn fence(meant: &Meant, target: &KafkaTarget, open: &ProgressRecord) -> Result<Self, Refusal> {
+        let needed = meant.settings().kafka.delivery == Delivery::ExactlyOnce
+            || read_progress(target).await.map_err(Refusal::failed)?.is_some();
+        if needed {
+            let fenced = KafkaSession::fence(target, open).await.map_err(Refusal::failed)?;
+            return Ok(Beginning::Fenced(Box::new(fenced)));
+        }
+        let patience = servers::delivery_patience(&meant.config);
+        let begun = PlainSession::begin(target, patience, false).await.map_err(Refusal::failed)?;
+        Ok(Beginning::Plain(Box::new(begun)))
+    }
+
+    /// The newest progress in Kafka with its hash, and Kafka's cluster id.
+    fn read(&self) -> (Option<(ProgressRecord, String)>, Option<String>) {
+        match self {
+            Beginning::Fenced(fenced) => {
+                let stored = fenced.read.position.clone();
+                (stored.map(|stored| (stored.record, stored.hash)), fenced.read.kafka_cluster.clone())
+            }
+            Beginning::Plain(begun) => (None, begun.kafka_cluster.clone()),
+        }
+    }
+
+    async fn prepare(&mut self, topics: &[&str]) -> Result<(), Refusal> {
+        let prepared = match self {
+            Beginning::Fenced(fenced) => fenced.session.prepare_topics(topics).await,
+            Beginning::Plain(begun) => begun.session.prepare_topics(topics).await,
+        };
+        prepared.map_err(Refusal::failed)
+    }
+
+    async fn close(self) {
+        match self {
+            Beginning::Fenced(fenced) => fenced.session.abort().await,
+            Beginning::Plain(begun) => begun.session.end().await,
+        }
+    }
+}
+
+/// Puts the records, one in the place of the other, while nobody holds the baton.
+async fn keep(meant: &Meant, etcd: &Etcd, mut revision: i64, records: &[ProgressRecord]) -> Result<(), Refusal> {
+    for record in records {
+        let checkpoint = Checkpoint {
+            pipeline: meant.name.clone(),
+            topic_prefix: meant.settings().kafka.topic_prefix.clone(),
+            at: Timestamp::now().to_string(),
+            record: record.clone(),
+        };
+        match etcd.put_checkpoint(checkpoint.to_bytes(), None, revision).await.map_err(Refusal::failed)? {
+            Checkpointed::Put(put) => revision = put,
+            Checkpointed::NotHolder | Checkpointed::Overtaken => {
+                return Err(Refusal::failed("a worker came meanwhile; stop all workers of the pipeline first"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A commit is decided before its records can be read: who is told that it is done shall see it.

@@ -90,8 +90,10 @@ choices! {
     /// What a consumer of Kafka may rely on.
     Delivery:
         /// Each change once, for consumers that read committed transactions.
-        ExactlyOnce = "exactly-once";
-        later: "at-least-once"
+        ExactlyOnce = "exactly-once",
+        /// Each change, and after a takeover some of them once more.
+        AtLeastOnce = "at-least-once";
+        later:
 
     /// How a change is written.
     Format:

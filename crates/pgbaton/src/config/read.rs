@@ -43,7 +43,9 @@ fn config(mut root: Section<'_>) -> Option<Config> {
         root.refuse("name", format!("missing, and the host's name cannot serve; allowed: {}", rules::WORKER_NAME));
     }
     let http = http(root.section("http"));
-    let coordination = coordination(root.section("coordination"));
+    // What a lease has to keep apart depends on the pipelines.
+    let unfenced = root.tables_with("pipelines", "kafka.delivery", Delivery::AtLeastOnce.as_str());
+    let coordination = coordination(root.section("coordination"), &unfenced);
     let backend = coordination.as_ref().map(|coordination| coordination.backend);
     let pipelines = pipelines(&mut root, backend);
     let log = log(root.section("log"));
@@ -62,7 +64,7 @@ fn url(section: &mut Section<'_>, key: &str) -> Option<String> {
     section.secret(key, urls::without_user, |url| urls::server_url(&["http", "https"])(url.expose()))
 }
 
-fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
+fn coordination(mut section: Section<'_>, unfenced: &[(String, bool)]) -> Option<CoordinationConfig> {
     let backend = section.or("backend", defaults::BACKEND.as_str(), Backend::parse);
     let endpoints = section.urls("endpoints", urls::server_url(&["http", "https"]));
     if backend != Some(Backend::None) && endpoints.as_ref().is_some_and(Vec::is_empty) {
@@ -84,7 +86,7 @@ fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
     }
     let prefix = section.or("prefix", defaults::ETCD_PREFIX, rules::etcd_prefix);
     let lease_ttl = section.or("lease_ttl", defaults::LEASE_TTL, rules::lease_ttl);
-    let on_loss = section.or("on_loss", defaults::ON_LOSS.as_str(), OnLoss::parse);
+    let on_loss = on_loss(&mut section, unfenced);
     Some(CoordinationConfig {
         backend: backend?,
         endpoints: endpoints?,
@@ -95,6 +97,25 @@ fn coordination(mut section: Section<'_>) -> Option<CoordinationConfig> {
         lease_ttl: lease_ttl?,
         on_loss: on_loss?,
     })
+}
+
+/// What goes on without etcd needs a sink that keeps others away. A pipeline whose sink does not is strict in any case.
+fn on_loss(section: &mut Section<'_>, unfenced: &[(String, bool)]) -> Option<OnLoss> {
+    let some = unfenced.iter().find(|(_, unfenced)| *unfenced);
+    let all = some.is_some() && unfenced.iter().all(|(_, unfenced)| *unfenced);
+    let default = if all { OnLoss::Strict } else { defaults::ON_LOSS };
+    let on_loss = section.or("on_loss", default.as_str(), OnLoss::parse);
+    if let Some((name, _)) = some
+        && on_loss == Some(OnLoss::SlotGuarded)
+        && section.has("on_loss")
+    {
+        let problem = format!(
+            "found \"slot-guarded\" beside pipelines.{name}.kafka.delivery = \"at-least-once\": without transactions Kafka \
+             refuses nobody, and only the lease keeps two workers from publishing at once; allowed: \"strict\""
+        );
+        section.refuse("on_loss", problem);
+    }
+    on_loss
 }
 
 /// Two keys that only make sense together.
@@ -170,6 +191,12 @@ fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<Pipeli
     let audit = section.flag("audit", defaults::AUDIT);
     let postgres = postgres(section.section("postgres"));
     let kafka = kafka(section.section("kafka"), backend);
+    if audit == Some(true) && kafka.as_ref().is_some_and(|kafka| kafka.delivery == Delivery::AtLeastOnce) {
+        section.refuse(
+            "audit",
+            "found beside kafka.delivery = \"at-least-once\", whose repeats it would call doubled; allowed: false",
+        );
+    }
     Some(PipelineConfig {
         on_gap: on_gap?,
         standby_barrier: standby_barrier?,

@@ -57,6 +57,13 @@ impl<'r> Section<'r> {
         self.dict.map(|dict| dict.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// Every table inside the one at `key`, and whether its text at `path` is `text`: a look ahead, which judges nothing.
+    pub fn tables_with(&self, key: &str, path: &str, text: &str) -> Vec<(String, bool)> {
+        let tables = self.dict.and_then(|dict| dict.get(key)).and_then(Value::as_dict).into_iter().flatten();
+        let is = |value: &Value| value.find_ref(path).and_then(Value::as_str) == Some(text);
+        tables.map(|(name, value)| (name.clone(), is(value))).collect()
+    }
+
     /// A text that may be absent.
     pub fn optional<T>(&mut self, key: &str, rule: impl FnOnce(&str) -> Checked<T>) -> Option<T> {
         let (value, text) = self.text(key, false)?;

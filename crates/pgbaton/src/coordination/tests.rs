@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use xtask::single;
 
-use super::{Etcd, HolderValue, keep_alive, watch_holder};
+use super::{Checkpointed, Etcd, HolderValue, keep_alive, watch_holder};
 use crate::config::{Backend, CoordinationConfig, OnLoss};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -151,6 +151,29 @@ async fn a_key_that_is_overwritten_by_hand_ends_the_tenure_and_is_left_alone() {
 
     world.etcd.release_holder(&tenure, None).await.unwrap();
     assert!(other(&world.etcd.view().await.unwrap()), "what somebody else wrote is not deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_replaces_the_one_before_it_while_the_holder_key_is_ours_and_nothing_else() {
+    let mut world = World::start().await;
+    let tenure = world.take().await;
+    let put = async |value: &str, tenure: &Tenure, before| {
+        world.etcd.put_checkpoint(value.as_bytes().to_vec(), Some(tenure), before).await.unwrap()
+    };
+    let Checkpointed::Put(first) = put("1", &tenure, 0).await else { panic!("there was none") };
+    let Checkpointed::Put(second) = put("2", &tenure, first).await else { panic!("it follows the first") };
+    assert_eq!(put("2", &tenure, first).await, Checkpointed::Put(second), "the same one, whose answer was lost");
+    assert_eq!(put("1", &tenure, 0).await, Checkpointed::Overtaken, "one that comes late");
+
+    let restored = Tenure::new(tenure.lease_id + 1, tenure.revision, TTL, Moment::default());
+    assert_eq!(put("3", &restored, second).await, Checkpointed::NotHolder);
+    let by_nobody = async || world.etcd.put_checkpoint(b"3".to_vec(), None, second).await.unwrap();
+    assert_eq!(by_nobody().await, Checkpointed::NotHolder, "somebody holds the key");
+    world.by_hand.lease_revoke(tenure.lease_id).await.unwrap();
+    assert_eq!(put("3", &tenure, second).await, Checkpointed::NotHolder);
+    let stored = world.etcd.get("checkpoint", false).await.unwrap();
+    assert_eq!((stored[0].value.as_slice(), stored[0].revision), (b"2".as_slice(), second));
+    assert!(matches!(by_nobody().await, Checkpointed::Put(third) if third > second));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

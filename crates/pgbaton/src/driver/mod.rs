@@ -10,6 +10,7 @@ mod poller;
 mod publishing;
 mod reporting;
 mod session;
+mod sink;
 mod watchdog;
 
 pub(crate) use failures::rfc3339_micros;

@@ -10,6 +10,7 @@ use super::looking::Extra;
 use super::publishing::Publishing;
 use super::session::Session;
 use crate::clock::Timestamp;
+use crate::config::Delivery;
 use crate::coordination::Peers;
 use crate::metrics::Meters;
 use crate::status::{self, PipelineStatus, Publisher, Reason, Role};
@@ -33,12 +34,14 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter that has told nothing.
-    pub fn new(publisher: Publisher, worker: String, slot: String) -> Self {
+    pub fn new(publisher: Publisher, worker: String, slot: String, delivery: Delivery) -> Self {
+        let mut status = PipelineStatus::starting();
+        status.sink.delivery = delivery.as_str();
         Reporter {
             publisher,
             worker,
             slot,
-            status: PipelineStatus::starting(),
+            status,
             due: Moment::default(),
             since: BTreeMap::new(),
             extra: None,
@@ -70,7 +73,7 @@ impl Reporter {
     }
 
     /// A claim is about to be written.
-    pub fn claims(&mut self, plan: &ClaimPlan) {
+    pub fn claims(&mut self, plan: &ClaimPlan, may_repeat: bool) {
         for marker in &plan.records.markers {
             let Some(mark) = marker.divergence else { continue };
             warn!(
@@ -97,6 +100,16 @@ impl Reporter {
             start = %plan.resume.start_at,
             "claiming"
         );
+        let position = plan.resume.position;
+        self.status.sink.repeats_from =
+            may_repeat.then_some(status::RepeatsFrom { timeline: position.timeline, lsn: position.lsn });
+        if may_repeat {
+            info!(
+                timeline = %position.timeline,
+                from = %position.lsn,
+                "records of transactions that commit behind this position may be told once more"
+            );
+        }
     }
 
     /// The stream of a new owner has begun.
@@ -139,6 +152,7 @@ impl Reporter {
             SessionEnd::Stream(failure) => format!("{}: {}", failure.code, failure.detail),
             SessionEnd::Sink { code, detail } => format!("{code}: {detail}"),
             SessionEnd::ProducerSpent(detail) => format!("a new producer is needed: {detail}"),
+            SessionEnd::NotHolder(detail) => format!("{}: {detail}", Code::Fenced),
             SessionEnd::TopicAdded(topic) => format!("the next claim names topic {topic}"),
             SessionEnd::KeyUnknown { table, .. } => format!("the next session reads the primary key of {table}"),
             SessionEnd::Stalled(detail) => format!("{}: {detail}", Code::SinkStalled),

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Code, Failure, FenceRead, Found, Input, Inspection, Known, Lsn, Moment, ReaderName, Remains, SessionEnd,
-    Tenure, TopicIds, first_open,
+    ClaimPlan, Code, Failure, FenceRead, Input, Inspection, Known, Lsn, Moment, ReaderName, Remains, SessionEnd, Tenure,
 };
 use pgbaton_postgres::{Conninfo, ReplicationConnection};
-use pgbaton_sinks::kafka::{Fenced, FoundRecord, KafkaSession, KafkaStandby, KafkaTarget};
+use pgbaton_sinks::kafka::KafkaTarget;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::publishing::{COMMIT_LIMIT, Publishing};
+use super::publishing::Publishing;
+use super::sink::{Delivering, Sink};
 use super::{failures, inspecting};
 use crate::coordination::Etcd;
 
@@ -21,11 +21,6 @@ use crate::coordination::Etcd;
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Setting up and starting the stream.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// Init, `open` and reading progress. Reading alone may take half of the transaction time-out, 30 s, and then says itself
-/// what blocks it.
-const FENCE_LIMIT: Duration = Duration::from_secs(50);
-/// Reading back what a torn transaction has left, while our own claim's transaction is open.
-const READ_BACK_LIMIT: Duration = Duration::from_secs(20);
 
 /// Asking which topics stand behind the names. Without an answer the session goes on: it asks again while it streams.
 const TOPIC_IDS_LIMIT: Duration = Duration::from_secs(2);
@@ -36,7 +31,7 @@ pub struct Session {
     /// Open from Inspect on; taken by the step that uses it.
     pub connection: Option<ReplicationConnection>,
     /// Open from Fence on.
-    pub sink: Option<KafkaSession>,
+    pub sink: Option<Sink>,
     /// The topics of the tables that are published, from Inspect on.
     pub topics: Vec<String>,
     /// From the claim on.
@@ -56,11 +51,11 @@ pub enum Step {
     /// The holder key is ours, or not; none: etcd did not answer.
     HolderRead(Option<bool>),
     /// Fenced and read.
-    Fenced(KafkaSession, Box<FenceRead>),
+    Fenced(Sink, Box<FenceRead>),
     /// What a torn transaction has left.
-    ReadBack(KafkaSession, Remains),
+    ReadBack(Sink, Remains),
     /// The claim is committed.
-    Claimed(KafkaSession),
+    Claimed(Sink),
     /// The server streams.
     Started(ReplicationConnection),
     /// It refused.
@@ -88,54 +83,21 @@ pub async fn read_holder(etcd: Arc<Etcd>, tenure: Tenure) -> Step {
 /// Fences the sink, reads progress and asks which topics stand behind the names; where there is no progress, looks for
 /// witnesses that there once was.
 pub async fn fence(
-    kafka: Arc<KafkaStandby>,
-    etcd: Option<Arc<Etcd>>,
+    delivering: Arc<Delivering>,
     worker: String,
     session: String,
+    tenure: Tenure,
     topics: Vec<String>,
 ) -> Step {
-    let open = first_open(&session, &worker);
-    let target = kafka.target();
-    let (fenced, found) = tokio::join!(timeout(FENCE_LIMIT, kafka.fence(&open)), topic_ids(&target, &topics));
-    let fenced = match fenced {
-        Ok(Ok(fenced)) => fenced,
-        Ok(Err(error)) => return Step::Broken(failures::fence(&error)),
-        Err(_) => {
-            let detail = format!("Kafka did not answer within {} s", FENCE_LIMIT.as_secs());
-            return Step::Broken(SessionEnd::Sink { code: Code::KafkaUnreachable, detail });
+    let target = delivering.kafka.target();
+    let (fenced, found) = tokio::join!(delivering.fence(&worker, session, tenure), topic_ids(&target, &topics));
+    match fenced {
+        Ok((sink, mut read)) => {
+            read.topic_ids.found = found;
+            Step::Fenced(sink, Box::new(read))
         }
-    };
-    let Fenced { session: sink, read } = fenced;
-    let mut witness = None;
-    if read.position.is_none() {
-        let stored = match &etcd {
-            Some(etcd) => etcd.get("checkpoint", false).await,
-            None => Ok(Vec::new()),
-        };
-        witness = match stored {
-            Ok(stored) if stored.is_empty() => None,
-            Ok(_) => Some("etcd holds a checkpoint of this pipeline".to_owned()),
-            Err(error) => {
-                sink.abort().await;
-                let detail = format!("whether there was progress could not be asked: {error}");
-                return Step::Broken(SessionEnd::Sink { code: Code::EtcdUnreachable, detail });
-            }
-        };
-        if !read.log_starts_at_zero {
-            witness = Some("the beginning of the progress topic is gone".to_owned());
-        }
-        witness = witness.or(read.witness.map(|topic| format!("topic {topic} ends in a record of this pipeline")));
+        Err(end) => Step::Broken(end),
     }
-    let read = FenceRead {
-        session,
-        position: read.position.map(|stored| (stored.record, stored.hash)),
-        last_open: read.last_open,
-        witness,
-        remains: None,
-        kafka_cluster: read.kafka_cluster,
-        topic_ids: TopicIds { recorded: read.topic_ids.unwrap_or_default(), found },
-    };
-    Step::Fenced(sink, Box::new(read))
 }
 
 /// Which topics stand behind the names now; empty where Kafka does not say.
@@ -151,37 +113,21 @@ pub async fn topic_ids(target: &KafkaTarget, topics: &[String]) -> BTreeMap<Stri
 }
 
 /// Reads back what stands in the topics of the pipeline's tables beyond what progress knows of.
-pub async fn read_back(sink: KafkaSession, prefix: String, known: Known) -> Step {
-    let reading = async {
-        let topics = sink.table_topics(&prefix).await.map_err(|fault| failures::kafka(&fault))?;
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let found = sink.read_back(&topics, move |id| known.is_beyond(id), READ_BACK_LIMIT).await;
-        found.map_err(|error| failures::read_back(&error))
-    };
-    match reading.await {
-        Ok(found) => {
-            let found = found.into_iter().map(|FoundRecord { topic, key, id, .. }| Found { topic, key, id });
-            let remains = Remains::new(found.collect());
-            Step::ReadBack(sink, remains)
-        }
+pub async fn read_back(sink: Sink, prefix: String, known: Known) -> Step {
+    match sink.read_back(&prefix, known).await {
+        Ok(remains) => Step::ReadBack(sink, remains),
         Err((code, detail)) => {
-            sink.abort().await;
+            sink.close(true).await;
             Step::Broken(SessionEnd::Sink { code, detail })
         }
     }
 }
 
-/// Makes the topics that are missing, writes the claim and commits it. Topics are made only now: a pipeline that may not
-/// start leaves none behind.
-pub async fn claim(mut sink: KafkaSession, plan: Box<ClaimPlan>) -> Step {
-    let names: Vec<&str> = plan.topics().iter().map(String::as_str).collect();
-    if let Err(error) = sink.prepare_topics(&names).await {
-        sink.abort().await;
-        return Step::Broken(failures::topic(&error));
-    }
-    match sink.claim(&plan.records.progress, &plan.records.markers, COMMIT_LIMIT).await {
-        Ok(_) => Step::Claimed(sink),
-        Err(error) => Step::Broken(failures::session(&error)),
+/// Makes the claim durable.
+pub async fn claim(sink: Sink, plan: Box<ClaimPlan>) -> Step {
+    match sink.claim(&plan).await {
+        Ok(sink) => Step::Claimed(sink),
+        Err(end) => Step::Broken(end),
     }
 }
 
@@ -227,7 +173,7 @@ impl Session {
             let _ = timeout(Duration::from_millis(500), connection.close()).await;
         }
         if let Some(sink) = sink.filter(|_| !sink_failed) {
-            let _ = timeout(by.since(crate::clock::boottime()), sink.abort()).await;
+            let _ = timeout(by.since(crate::clock::boottime()), sink.close(true)).await;
         }
         Step::Ended
     }

@@ -9,6 +9,8 @@ mod role;
 pub use board::{Board, Publisher, STILL_AFTER};
 pub use document::{Coordination, PipelineStatus, WorkerStatus};
 pub(crate) use parts::remaining;
-pub use parts::{Audit, Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, Server, Sink, Slot, Switch};
+pub use parts::{
+    Audit, Counters, Divergence, Gap, Lag, Lease, Peer, Published, Reason, RepeatsFrom, Server, Sink, Slot, Switch,
+};
 pub use pgbaton_core::{Cause, State};
 pub use role::Role;

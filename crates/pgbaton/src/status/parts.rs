@@ -113,6 +113,17 @@ pub struct Sink {
     pub in_flight: u64,
     /// How long the last commit took.
     pub last_commit_ms: Option<f64>,
+    /// Where delivery is at least once: this session began here, and may have told what commits behind it once more.
+    pub repeats_from: Option<RepeatsFrom>,
+}
+
+/// From where on records may stand twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RepeatsFrom {
+    /// The timeline of the LSN.
+    pub timeline: Timeline,
+    /// The end of the last commit that the checkpoint told of.
+    pub lsn: Lsn,
 }
 
 /// What was done since this process started.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    History, Lsn, ProgressRecord, ReaderName, RecordType, Server, SlotFacts, SlotState, SystemIdentifier, Timeline,
-    TopicIds,
+    History, Lsn, ProgressRecord, ReadFrom, ReaderName, RecordType, Server, SlotFacts, SlotState, SystemIdentifier,
+    Timeline, TopicIds,
 };
 
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
@@ -34,6 +34,13 @@ impl Bench {
             accept_gaps: false,
         };
         Bench { worker: Worker::new(identity, policy), now: Moment(Duration::from_secs(1000)) }
+    }
+
+    /// The sink refuses nobody, and the checkpoint is the progress.
+    fn unfenced() -> Self {
+        let mut bench = Bench::new();
+        bench.worker.policy.fenced = false;
+        bench
     }
 
     fn tell(&mut self, input: Input) -> Vec<Effect> {
@@ -150,6 +157,7 @@ fn nothing_read() -> FenceRead {
     FenceRead {
         session: "s2".into(),
         position: None,
+        from: ReadFrom::Progress,
         last_open: None,
         witness: None,
         remains: None,
@@ -623,6 +631,7 @@ fn an_older_session_of_ours_is_asked_to_go_and_a_foreign_consumer_is_not() {
     assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}");
 }
 
+mod at_least_once;
 mod lease_free;
 mod takeover;
 mod topics;

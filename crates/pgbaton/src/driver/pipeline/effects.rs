@@ -54,13 +54,14 @@ impl Pipeline {
                     }
                 });
             }
-            Effect::Fence => match random_hex(16) {
-                Ok(id) => {
-                    let (kafka, etcd) = (self.kafka.clone(), self.etcd.clone());
-                    let (worker, topics) = (self.holder_value.worker.clone(), self.session.topics.clone());
-                    self.step(session::fence(kafka, etcd, worker, id, topics));
+            Effect::Fence => match (random_hex(16), self.worker.tenure()) {
+                (Ok(id), Some(tenure)) => {
+                    let (delivering, topics) = (self.delivering.clone(), self.session.topics.clone());
+                    let worker = self.holder_value.worker.clone();
+                    self.step(session::fence(delivering, worker, id, tenure, topics));
                 }
-                Err(error) => error!(%error, "no random bytes for a session id"),
+                (Err(error), _) => error!(%error, "no random bytes for a session id"),
+                (Ok(_), None) => {}
             },
             Effect::ReadBack(known) => {
                 let Some(sink) = self.session.sink.take() else { return };
@@ -68,7 +69,7 @@ impl Pipeline {
             }
             Effect::Claim(plan) => {
                 let Some(sink) = self.session.sink.take() else { return };
-                self.reporter.claims(&plan);
+                self.reporter.claims(&plan, sink.may_repeat());
                 self.session.plan = Some(plan.clone());
                 self.step(session::claim(sink, plan));
             }
@@ -97,7 +98,7 @@ impl Pipeline {
                 self.step(session.end(commit, by));
             }
             Effect::ProbeSink => {
-                let kafka = self.kafka.clone();
+                let kafka = self.delivering.kafka.clone();
                 self.tell(async move {
                     Input::SinkProbed(kafka.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string()))
                 });

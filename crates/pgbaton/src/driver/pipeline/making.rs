@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgbaton_core::{Cutting, Identity, Input, Policy, Worker, hash_of};
 use pgbaton_sinks::debezium::Source;
@@ -14,10 +15,11 @@ use super::super::poller::Poller;
 use super::super::publishing::Telling;
 use super::super::reporting::Reporter;
 use super::super::session::Session;
+use super::super::sink::Delivering;
 use super::super::watchdog::Watchdog;
 use super::super::{Error, inspecting};
 use super::{FACTS, Fact, PROBE_LIMIT, PROBE_PERIOD, Pipeline};
-use crate::config::{Backend, Config, Delivery, OnGap, OnLoss};
+use crate::config::{Backend, Config, Delivery, OnGap, OnLoss, PipelineConfig};
 use crate::coordination::{self, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
@@ -37,14 +39,15 @@ impl Pipeline {
         let settings = &config.pipelines[name];
         let conninfo = inspecting::conninfo(&settings.postgres)
             .map_err(|reason| Error::Conninfo { pipeline: name.to_owned(), reason })?;
-        let target = KafkaTarget {
-            brokers: settings.kafka.brokers.clone(),
-            topic_prefix: settings.kafka.topic_prefix.clone(),
-            properties: settings.kafka.properties.iter().map(|(k, v)| (k.clone(), v.expose().to_owned())).collect(),
-            client_id: format!("pgbaton-{}", config.name),
-        };
+        let target = servers::kafka_target(config, settings);
         let kafka = |reason: String| Error::Kafka { pipeline: name.to_owned(), reason };
-        target.check().map_err(|fault| kafka(fault.to_string()))?;
+        let delivery = settings.kafka.delivery;
+        let patience = servers::delivery_patience(config);
+        let checked = match delivery {
+            Delivery::ExactlyOnce => target.check(),
+            Delivery::AtLeastOnce => target.check_plain(patience),
+        };
+        checked.map_err(|fault| kafka(fault.to_string()))?;
         let standby = KafkaStandby::new(&target).map_err(|fault| kafka(fault.to_string()))?;
         let nonce = random_hex(4)?;
         let short = |text: &str| hash_of(text.as_bytes())[..8].to_owned();
@@ -69,7 +72,7 @@ impl Pipeline {
         let policy = Policy {
             leased: config.coordination.backend == Backend::Etcd,
             takeover_grace: settings.takeover_grace,
-            fenced: settings.kafka.delivery == Delivery::ExactlyOnce,
+            fenced: delivery == Delivery::ExactlyOnce,
             slot_guarded: config.coordination.on_loss == OnLoss::SlotGuarded,
             accept_gaps: settings.on_gap == OnGap::Accept,
         };
@@ -85,7 +88,8 @@ impl Pipeline {
         let followed = watch::Sender::new(None);
         tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), telling(&facts.0)));
         let meters = Meters::new(name);
-        let audited = settings.audit.then(|| {
+        // What it would call doubled is allowed at least once, and it has no progress to go by there.
+        let audited = (settings.audit && delivery == Delivery::ExactlyOnce).then(|| {
             let told = watch::Sender::new(Audit::default());
             let audited = told.subscribe();
             let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target };
@@ -106,7 +110,7 @@ impl Pipeline {
             facts,
             orders,
             look_now: Arc::new(Notify::new()),
-            etcd,
+            etcd: etcd.clone(),
             renewing,
             wanted: Arc::new(inspecting::Wanted {
                 slot: settings.postgres.slot.clone(),
@@ -120,15 +124,21 @@ impl Pipeline {
                     database: conninfo.dbname.clone(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
-                cutting: Cutting { atomic_up_to: settings.kafka.atomic_up_to, ..Cutting::default() },
+                cutting: cutting(settings),
             },
             conninfo: Arc::new(conninfo),
-            kafka: Arc::new(standby),
+            delivering: Arc::new(Delivering {
+                delivery,
+                kafka: Arc::new(standby),
+                etcd,
+                pipeline: name.to_owned(),
+                patience,
+            }),
             holder_value: HolderValue {
                 worker: config.name.clone(),
                 nonce,
                 url: url.to_owned(),
-                delivery: settings.kafka.delivery.as_str().to_owned(),
+                delivery: delivery.as_str().to_owned(),
                 tenures: 0,
             },
             lease_ttl: config.coordination.lease_ttl,
@@ -138,7 +148,7 @@ impl Pipeline {
             peers,
             audited,
             meters,
-            reporter: Reporter::new(publisher, config.name.clone(), settings.postgres.slot.clone()),
+            reporter: Reporter::new(publisher, config.name.clone(), settings.postgres.slot.clone(), delivery),
             board: board.clone(),
             watchdog: Watchdog::start(name)?,
         })
@@ -161,7 +171,7 @@ impl Pipeline {
         self.tasks.spawn(
             poller.run(move |input, extra| facts.try_send(Fact::Seen(input, extra)).is_ok() || !facts.is_closed()),
         );
-        let (facts, kafka) = (self.facts.0.clone(), self.kafka.clone());
+        let (facts, kafka) = (self.facts.0.clone(), self.delivering.kafka.clone());
         let own = self.own.subscribe();
         self.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(PROBE_PERIOD);
@@ -175,6 +185,15 @@ impl Pipeline {
                 let _ = facts.send(Fact::Told(Input::SinkProbed(answer))).await;
             }
         });
+    }
+}
+
+/// How batches of changes are cut. Only a transaction has a time-out that a slow one could run into.
+fn cutting(settings: &PipelineConfig) -> Cutting {
+    let cutting = Cutting { atomic_up_to: settings.kafka.atomic_up_to, ..Cutting::default() };
+    match settings.kafka.delivery {
+        Delivery::ExactlyOnce => cutting,
+        Delivery::AtLeastOnce => Cutting { longest: Duration::from_secs(24 * 3600), ..cutting },
     }
 }
 

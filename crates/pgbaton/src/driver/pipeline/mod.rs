@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use pgbaton_core::{Code, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
 use pgbaton_postgres::Conninfo;
-use pgbaton_sinks::kafka::KafkaStandby;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
@@ -19,6 +18,7 @@ use tracing::info;
 use super::publishing::{Publishing, Telling};
 use super::reporting::Reporter;
 use super::session::{Session, Step};
+use super::sink::Delivering;
 use super::watchdog::Watchdog;
 use super::{inspecting, looking};
 use crate::clock::Timestamp;
@@ -67,7 +67,7 @@ pub struct Pipeline {
     renewing: Option<Arc<Etcd>>,
     conninfo: Arc<Conninfo>,
     wanted: Arc<inspecting::Wanted>,
-    kafka: Arc<KafkaStandby>,
+    delivering: Arc<Delivering>,
     telling: Telling,
     holder_value: HolderValue,
     lease_ttl: Duration,
@@ -219,7 +219,7 @@ impl Pipeline {
             connection,
             sink,
             std::mem::take(&mut self.session.keys),
-            self.kafka.target(),
+            self.delivering.kafka.target(),
             self.meters.clone(),
         );
         self.session.publishing = Some(Box::new(publishing));

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use pgbaton_core::{ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak};
 use pgbaton_postgres::{Frame, ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
-use pgbaton_sinks::kafka::{BeginError, KafkaSession, KafkaTarget, SinkEvent};
+use pgbaton_sinks::kafka::KafkaTarget;
 
 use self::topics::TopicWatch;
 use super::failures;
+use super::sink::{Sink, Told};
 use crate::clock::boottime;
 use crate::metrics::Meters;
 use crate::status::Counters;
@@ -36,8 +37,6 @@ const ASK_AFTER: Duration = Duration::from_secs(2);
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// The sink has moved nothing for this long: the stream is closed on purpose.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// The coordinator's part of a commit.
-pub const COMMIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How changes are told: the same for every session.
 pub struct Telling {
@@ -56,7 +55,7 @@ pub struct Publishing {
     /// From PostgreSQL.
     connection: ReplicationConnection,
     /// To Kafka.
-    pub sink: KafkaSession,
+    pub sink: Sink,
     /// Primary keys of tables whose changes do not tell them, by OID; empty where a table has none.
     keys: HashMap<u32, Vec<String>>,
     source: Source,
@@ -107,7 +106,7 @@ impl Publishing {
         plan: &ClaimPlan,
         telling: &Telling,
         connection: ReplicationConnection,
-        sink: KafkaSession,
+        sink: Sink,
         keys: HashMap<u32, Vec<String>>,
         target: Arc<KafkaTarget>,
         meters: Meters,
@@ -291,41 +290,38 @@ impl Publishing {
 
     fn begin(&mut self) -> Result<(), SessionEnd> {
         let open = self.journal.open(std::mem::take(&mut self.new_topics));
-        self.sink.begin(&open).map_err(|error| match error {
-            BeginError::Session(error) => failures::session(&error),
-            other => SessionEnd::ProducerSpent(other.to_string()),
-        })?;
+        self.sink.begin(&open)?;
         self.moved.get_or_insert_with(boottime);
         Ok(())
     }
 
     fn close(&mut self) {
         let reached = self.stream.close();
-        self.sink.commit(&self.journal.close(&reached), COMMIT_LIMIT);
+        self.sink.commit(self.journal.close(&reached));
         self.moved = Some(boottime());
     }
 
-    fn sink_event(&mut self, event: SinkEvent) -> Result<(), SessionEnd> {
+    fn sink_event(&mut self, event: Told) -> Result<(), SessionEnd> {
         let now = boottime();
         match event {
-            SinkEvent::Delivered => {
-                self.moved = (self.sink.in_flight() > 0 || self.stream.is_committing()).then_some(now);
+            Told::Delivered => {
+                self.moved = self.sink.waits_for_kafka(self.stream.is_committing()).then_some(now);
             }
-            SinkEvent::Committed(report) => {
+            Told::Committed(took) => {
                 self.moved = None;
-                self.last_commit = Some(report.took);
-                self.meters.commit(report.took);
+                self.last_commit = Some(took);
+                self.meters.commit(took);
                 self.stream.closed(now);
                 // Durable: PostgreSQL hears of it in this very turn.
                 self.status_due = now;
             }
-            SinkEvent::Failed(error) => return Err(failures::session(&error)),
+            Told::Failed(end) => return Err(end),
         }
         Ok(())
     }
 
     fn watch_the_sink(&mut self, now: Moment) -> Result<(), SessionEnd> {
-        if self.sink.in_flight() == 0 && !self.stream.is_committing() {
+        if !self.sink.waits_for_kafka(self.stream.is_committing()) {
             self.moved = None;
         }
         match self.moved {
@@ -359,8 +355,8 @@ impl Publishing {
         .await;
         let Publishing { connection, sink, stream, .. } = self;
         let _ = tokio::time::timeout(by.since(boottime()).min(Duration::from_millis(500)), connection.close()).await;
-        if stream.is_filling() && !sink_failed {
-            let _ = tokio::time::timeout(by.since(boottime()), sink.abort()).await;
+        if !sink_failed {
+            let _ = tokio::time::timeout(by.since(boottime()), sink.close(stream.is_filling())).await;
         }
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pgbaton_core::{Code, EventId, Lsn, Publish, Relation, ReplicaIdentity, SessionEnd};
 use pgbaton_postgres::pgoutput::{Message, OldKind, decode};
 use pgbaton_sinks::debezium::{ChangeContext, EncodeError, Records, TableEncoder};
-use pgbaton_sinks::kafka::{Accepted, DataRecord, SinkEvent, WriteError};
+use pgbaton_sinks::kafka::{Accepted, DataRecord};
 use tracing::warn;
 
 use super::super::failures;
+use super::super::sink::Told;
 use super::{Publishing, STALLED_AFTER, TransactionFacts, broken, is_commit, out_of_order, stalled};
 use crate::clock::boottime;
 use crate::metrics::Operation;
@@ -106,7 +107,7 @@ impl Publishing {
         }
         if !self.named.contains(encoder.topic()) {
             let topic = encoder.topic().to_owned();
-            if self.stream.is_filling() {
+            if self.stream.is_filling() && !self.sink.may_repeat() {
                 // The open transaction has not named it, and whoever reads back a torn one must know where to look.
                 return Err(SessionEnd::TopicAdded(topic));
             }
@@ -235,15 +236,12 @@ impl Publishing {
                             return Err(stalled());
                         }
                         match tokio::time::timeout(STALLED_AFTER, self.sink.event()).await {
-                            Ok(SinkEvent::Failed(error)) => return Err(failures::session(&error)),
+                            Ok(Told::Failed(end)) => return Err(end),
                             Ok(_) => {}
                             Err(_) => return Err(stalled()),
                         }
                     }
-                    Err(WriteError::Session(error)) => return Err(failures::session(&error)),
-                    Err(error) => {
-                        return Err(SessionEnd::Sink { code: Code::KafkaUnreachable, detail: error.to_string() });
-                    }
+                    Err(end) => return Err(end),
                 }
             }
         }
