@@ -96,6 +96,9 @@ enum ClusterCommand {
         /// etcd members
         #[arg(long, default_value_t = 3)]
         etcd: usize,
+        /// The workers deliver at least once
+        #[arg(long)]
+        at_least_once: bool,
         /// Write the report there
         #[arg(long)]
         report: Option<PathBuf>,
@@ -196,10 +199,10 @@ fn run(chore: Chore) -> Result<ExitCode> {
 fn cluster(instance: &str, command: ClusterCommand) -> Result<ExitCode> {
     let attach = || Cluster::attach(instance);
     match command {
-        ClusterCommand::Up { pg, workers, brokers, etcd, report } => {
+        ClusterCommand::Up { pg, workers, brokers, etcd, at_least_once, report } => {
             setup::ensure_done()?;
-            let cluster =
-                Cluster::up(&Spec { instance: instance.to_owned(), pg, workers, brokers, etcd, proxied: false })?;
+            let instance = instance.to_owned();
+            let cluster = Cluster::up(&Spec { instance, pg, workers, brokers, etcd, proxied: false, at_least_once })?;
             println!("{}", cluster.describe()?);
             write_report(&cluster, "cluster-up", report.as_deref())?;
         }

@@ -7,18 +7,31 @@ use super::history::{Divergence, Gap, History};
 use super::row::Row;
 use super::table::{LEDGER, Notes};
 use super::verdict::{Invariant, Verdict};
+use super::{Delivery, repeats};
 
 /// Judges the data records against the ledger and adds to the verdict. Returns those of surviving transactions, each once, in
 /// the order of their ids.
-pub fn judge<'a>(history: &'a History, ledger: &HashMap<String, Notes>, verdict: &mut Verdict) -> Vec<&'a Event> {
-    let divergences = history.divergences();
-    let marked = |id: EventId| divergences.iter().any(|divergence| divergence.names(id));
+pub(super) fn judge<'a>(
+    history: &'a History,
+    ledger: &HashMap<String, Notes>,
+    delivery: Delivery,
+    verdict: &mut Verdict,
+) -> Vec<&'a Event> {
+    let mut divergences = history.divergences();
     verdict.records = history.events.len() as u64;
     readable(history, verdict);
+    let told = match delivery {
+        Delivery::ExactlyOnce => unique(&history.events, verdict),
+        Delivery::AtLeastOnce => {
+            // A claim that failed behind its marker is made again.
+            divergences.dedup();
+            repeats::judge(history, verdict)
+        }
+    };
+    let marked = |id: EventId| divergences.iter().any(|divergence| divergence.names(id));
     phantoms(history, &divergences, verdict);
-    unique(&history.events, verdict);
-    ordered(&history.events, verdict);
-    keys_ordered(&history.events, verdict);
+    ordered(&told, verdict);
+    keys_ordered(&told, verdict);
 
     let mut surviving: Vec<&Event> = history.events.iter().filter(|event| !marked(event.id)).collect();
     surviving.sort_by_key(|event| event.id);
@@ -67,7 +80,7 @@ fn phantoms(history: &History, divergences: &[Divergence], verdict: &mut Verdict
     verdict.invariants.extend([rule, markers]);
 }
 
-fn unique(events: &[Event], verdict: &mut Verdict) {
+fn unique<'a>(events: &'a [Event], verdict: &mut Verdict) -> Vec<&'a Event> {
     let mut rule = Invariant::new(3, "no id twice");
     let mut seen: HashMap<EventId, &Event> = HashMap::with_capacity(events.len());
     for event in events {
@@ -76,15 +89,16 @@ fn unique(events: &[Event], verdict: &mut Verdict) {
     }
     verdict.duplicated += rule.broken;
     verdict.invariants.push(rule);
+    events.iter().collect()
 }
 
 /// Ids rise along the offsets of each partition, and with them per key and per transaction.
-fn ordered(events: &[Event], verdict: &mut Verdict) {
+fn ordered(events: &[&Event], verdict: &mut Verdict) {
     let mut rule = Invariant::new(5, "ids rise in every partition");
     let mut systems = Invariant::new(28, "one system identifier");
     let mut terms = Invariant::new(19, "terms never fall in a partition");
     let mut last: BTreeMap<(&str, i32), &Event> = BTreeMap::new();
-    for event in events {
+    for &event in events {
         if let Some(before) = last.insert((&event.table, event.partition), event) {
             // An equal id is a duplicate and counted as such.
             rule.look(before.id <= event.id, || format!("{event} comes after {before}"));
@@ -97,10 +111,10 @@ fn ordered(events: &[Event], verdict: &mut Verdict) {
 }
 
 /// Ids of one key rise along the offsets, and all its records are in one partition.
-fn keys_ordered(events: &[Event], verdict: &mut Verdict) {
+fn keys_ordered(events: &[&Event], verdict: &mut Verdict) {
     let mut rule = Invariant::new(4, "ids rise for every key, in one partition");
     let mut last: HashMap<(&str, &Row), &Event> = HashMap::new();
-    for event in events {
+    for &event in events {
         let Some(key) = &event.key else { continue };
         if let Some(before) = last.insert((&event.table, key), event) {
             let holds = before.partition == event.partition && before.id <= event.id;

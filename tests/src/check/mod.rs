@@ -22,6 +22,7 @@ pub mod verdict;
 mod content;
 mod delivery;
 pub mod progress;
+mod repeats;
 mod slots;
 mod told;
 mod transactions;
@@ -54,15 +55,40 @@ pub struct Evidence {
     pub settled: Option<bool>,
 }
 
-/// Judges all that was read.
+/// What consumers may rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    /// Each record once, in transactions that carry the progress.
+    ExactlyOnce,
+    /// Each record, and behind a checkpoint some of them again; the checkpoints are the progress.
+    AtLeastOnce,
+}
+
+/// Judges all that was read. Where the last checkpoint is a position, delivery is at least once.
 pub fn judge(evidence: &Evidence) -> Verdict {
+    match evidence.ownership.as_ref().and_then(Ownership::kept) {
+        None => judge_as(evidence, Delivery::ExactlyOnce),
+        Some(progress) => {
+            let mut evidence = evidence.clone();
+            evidence.history.progress = progress;
+            judge_as(&evidence, Delivery::AtLeastOnce)
+        }
+    }
+}
+
+fn judge_as(evidence: &Evidence, delivery: Delivery) -> Verdict {
     let Evidence { history, database, .. } = evidence;
     let mut verdict = Verdict { gaps: history.gaps(), ..Verdict::default() };
     let ledger = table::ledger(database);
-    let surviving = delivery::judge(history, &ledger, &mut verdict);
+    let surviving = delivery::judge(history, &ledger, delivery, &mut verdict);
     content::judge(&surviving, &ledger, database, &history.accepted_gaps(), &mut verdict);
-    progress::judge(history, &mut verdict);
-    transactions::judge(history, &evidence.batches, &mut verdict);
+    match delivery {
+        Delivery::ExactlyOnce => {
+            progress::judge(history, &mut verdict);
+            transactions::judge(history, &evidence.batches, &mut verdict);
+        }
+        Delivery::AtLeastOnce => progress::judge_kept(history, &mut verdict),
+    }
     slots::judge(&history.progress, &evidence.samples, &mut verdict);
     if let Some(ownership) = &evidence.ownership {
         ownership::judge(history, ownership, &mut verdict);

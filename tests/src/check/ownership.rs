@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::history::{History, Progress};
+use super::told::milliseconds;
 use super::verdict::{Invariant, Verdict};
 
 /// Nothing more came for this long: what is there already is sent at once.
@@ -37,6 +38,29 @@ pub struct Ownership {
     pub holder: Vec<Write>,
     /// Changes of the verdict key.
     pub verdicts: Vec<Write>,
+    /// Changes of the checkpoint key.
+    #[serde(default)]
+    pub checkpoints: Vec<Write>,
+}
+
+impl Ownership {
+    /// The progress of a pipeline that is delivered at least once: its checkpoints, one in the place of the other. None where the
+    /// last one is a mere witness beside a progress topic.
+    pub fn kept(&self) -> Option<Vec<Progress>> {
+        let kept: Vec<(i64, &Value)> =
+            self.checkpoints.iter().filter_map(|write| Some((write.revision, write.value.as_ref()?))).collect();
+        kept.last().filter(|(_, last)| last["type"].is_string())?;
+        let read = |&(revision, value): &(i64, &Value)| {
+            Some(Progress {
+                offset: revision,
+                at_ms: milliseconds(value["at"].as_str()?)?,
+                key: "position".into(),
+                value: value.to_string().into_bytes(),
+                says: serde_json::from_value(value.clone()).ok()?,
+            })
+        };
+        Some(kept.iter().filter_map(read).collect())
+    }
 }
 
 /// Reads the history of the pipeline's keys from the oldest revision that etcd still has.
@@ -45,11 +69,12 @@ pub async fn read(endpoints: &[String], prefix: &str, pipeline: &str) -> Result<
     let head = client.get(format!("{prefix}/{pipeline}/holder"), None).await?;
     let cluster_id = head.header().map_or(0, |header| header.cluster_id());
     let mut ownership = Ownership { cluster_id: format!("{cluster_id:016x}"), since: 1, ..Ownership::default() };
-    for name in ["holder", "verdict"] {
+    for name in ["holder", "verdict", "checkpoint"] {
         let writes = changes(&mut client, &format!("{prefix}/{pipeline}/{name}"), &mut ownership.since).await?;
         match name {
             "holder" => ownership.holder = writes,
-            _ => ownership.verdicts = writes,
+            "verdict" => ownership.verdicts = writes,
+            _ => ownership.checkpoints = writes,
         }
     }
     Ok(ownership)

@@ -20,6 +20,13 @@ pub fn judge(history: &History, verdict: &mut Verdict) {
     covered(history, verdict);
 }
 
+/// Judges checkpoints: there are no transactions to bracket, and nobody reads more than the last one.
+pub fn judge_kept(history: &History, verdict: &mut Verdict) {
+    terms(&history.progress, verdict);
+    positions(&history.progress, verdict);
+    partials(&history.progress, verdict);
+}
+
 fn name(record: &Progress) -> String {
     let says = &record.says;
     format!(

@@ -64,7 +64,7 @@ fn starts(evidence: &Evidence, verdict: &mut Verdict) {
 }
 
 /// RFC 3339 in UTC as milliseconds since 1970.
-fn milliseconds(text: &str) -> Option<i64> {
+pub(super) fn milliseconds(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);

@@ -111,6 +111,8 @@ pub struct Verdict {
     pub lost: u64,
     /// What the topics tell twice.
     pub duplicated: u64,
+    /// Records that stand there once more, as delivery at least once may have it: they are not counted as doubled.
+    pub repeated: u64,
     /// What the topics tell and the database does not have.
     pub invented: u64,
     /// Records that come before an earlier one.
@@ -168,6 +170,9 @@ impl fmt::Display for Verdict {
         writeln!(f, "  lost         {:>9}", self.lost)?;
         writeln!(f, "  duplicated   {:>9}", self.duplicated)?;
         writeln!(f, "  invented     {:>9}", self.invented)?;
+        if self.repeated > 0 {
+            writeln!(f, "  repeated     {:>9}", self.repeated)?;
+        }
         if self.out_of_order > 0 {
             writeln!(f, "  out of order {:>9}", self.out_of_order)?;
         }

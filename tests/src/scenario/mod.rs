@@ -90,6 +90,10 @@ pub enum Scenario {
     CutFromEtcd,
     /// Nothing that the worker that streams sends or is sent arrives anywhere, for 30 s
     BlackHole,
+    /// Delivery is at least once. SIGKILL of the worker that streams: its lease is waited for
+    AtLeastOnceKillActive,
+    /// Delivery is at least once. The leader dies with rows that no replica has and consumers have seen
+    AtLeastOnceLaggingFailover,
     /// The ends of Kafka transactions arrive 3 s late, after their connection was lost, for 20 s
     LateEnd,
 }
@@ -112,7 +116,8 @@ impl Scenario {
     #[must_use]
     pub fn spec(self, instance: String) -> Spec {
         let pg = (self == Scenario::InvalidatedSlot).then_some(18);
-        Spec { instance, pg, ..Spec::default() }
+        let at_least_once = matches!(self, Scenario::AtLeastOnceKillActive | Scenario::AtLeastOnceLaggingFailover);
+        Spec { instance, pg, at_least_once, ..Spec::default() }
     }
 
     /// Plays it. What must come of it is checked on the way.
@@ -146,6 +151,8 @@ impl Scenario {
             Scenario::CutFromKafka => way::cut_from_kafka(play).await,
             Scenario::CutFromEtcd => way::cut_from_etcd(play).await,
             Scenario::BlackHole => way::black_hole(play).await,
+            Scenario::AtLeastOnceKillActive => worker::kill_active_without_a_fence(play).await,
+            Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
             Scenario::LateEnd => way::late_end(play).await,
         }
     }

@@ -1,12 +1,13 @@
 //! The worker that streams dies, stands still or leaves.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtask::cluster::Cluster;
 
 use super::Play;
+use crate::http;
 use crate::own::Own;
 use crate::stage::{Fault, RECOVERY, Takeover};
 
@@ -15,6 +16,7 @@ const SOONER_THAN_THE_LEASE_MS: u64 = 9_000;
 /// A hand-over waits for no lease.
 const HAND_OVER_MS: u64 = 5_000;
 const ROWS: u64 = 100_000;
+const ANSWER: Duration = Duration::from_secs(5);
 
 fn is_replaced(takeover: &Takeover, within_ms: u64) -> Result<()> {
     ensure!(takeover.owner_changed && takeover.to.term > takeover.from.term, "nobody took over: {takeover:?}");
@@ -25,6 +27,20 @@ fn is_replaced(takeover: &Takeover, within_ms: u64) -> Result<()> {
 pub(super) async fn kill_active(play: &mut Play) -> Result<()> {
     let takeover = play.suffer(Fault::KillActive).await?;
     is_replaced(&takeover, SOONER_THAN_THE_LEASE_MS)
+}
+
+/// Nobody takes anything from a holder that only its lease keeps others away from.
+pub(super) async fn kill_active_without_a_fence(play: &mut Play) -> Result<()> {
+    let takeover = play.suffer(Fault::KillActive).await?;
+    is_replaced(&takeover, u64::MAX)?;
+    let (_, url) = play.stage.target().workers.iter().find(|(name, _)| *name == takeover.to.worker).context("gone")?;
+    let status = http::get(&format!("{url}/status"), ANSWER).await.context("the new holder does not answer")?.json();
+    let pipeline = status["pipelines"][&play.stage.target().pipeline].clone();
+    play.fact("cause", &pipeline["last_switch"]["cause"]);
+    play.fact("repeats_from", &pipeline["sink"]["repeats_from"]);
+    play.ensure(pipeline["last_switch"]["cause"] == "lease_expired", "the lease was not waited for")?;
+    play.ensure(pipeline["sink"]["delivery"] == "at-least-once", "it says another delivery")?;
+    play.ensure(pipeline["sink"]["repeats_from"]["lsn"].is_string(), "it does not say what may come twice")
 }
 
 pub(super) async fn freeze_active(play: &mut Play) -> Result<()> {

@@ -44,6 +44,9 @@ pub struct Spec {
     /// Whether each worker's way to each server, and the others' to it, has a port of its own, on which the caller has to
     /// stand: see [`Cluster::links`].
     pub proxied: bool,
+    /// Whether the workers deliver at least once, without transactions.
+    #[serde(default)]
+    pub at_least_once: bool,
 }
 
 /// The instance that is meant when none is named.
@@ -51,7 +54,15 @@ pub const MAIN: &str = "main";
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { instance: MAIN.to_owned(), pg: None, workers: 2, brokers: 1, etcd: 3, proxied: false }
+        Self {
+            instance: MAIN.to_owned(),
+            pg: None,
+            workers: 2,
+            brokers: 1,
+            etcd: 3,
+            proxied: false,
+            at_least_once: false,
+        }
     }
 }
 

@@ -142,12 +142,14 @@ slot = "{slot}"
 publication = "{publication}"
 
 [pipelines.{pipeline}.kafka]
+delivery = "{delivery}"
 brokers = "{brokers}"
 topic_prefix = "{topic_prefix}"
 "#,
         advertised = links::advertised(state, name).unwrap_or(port),
         endpoints = ways(Kind::Etcd).map(|way| format!("http://{way}")).collect::<Vec<_>>(),
         prefix = ETCD_PREFIX,
+        delivery = if state.spec.at_least_once { "at-least-once" } else { "exactly-once" },
         haproxy = state.way(name, "haproxy"),
         password_file = password_file.display(),
         brokers = ways(Kind::Kafka).collect::<Vec<_>>().join(","),

@@ -1,0 +1,33 @@
+//! Delivery at least once, end to end, on a cluster of its own: nothing is lost, and what comes twice is the same both times.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use pgbaton_tests::arena::Arena;
+use pgbaton_tests::scenario::{self, Played, Scenario};
+use pgbaton_tests::screen::Screen;
+use xtask::cluster::{Cluster, Spec};
+
+/// One after the other on the same cluster: the checker judges all that was told on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_and_a_lost_leader_lose_nothing_and_repeat_only_what_is_the_same() -> Result<()> {
+    let raise = || {
+        xtask::setup::ensure_done()?;
+        let spec = Spec { proxied: true, ..Scenario::AtLeastOnceKillActive.spec("at-least-once".into()) };
+        let guard = Cluster::up_for_test(&spec)?;
+        anyhow::Ok((Arc::new(Arena::stand_in(guard.clone())?), guard))
+    };
+    let (arena, _guard) = tokio::task::spawn_blocking(raise).await??;
+    for scenario in [Scenario::AtLeastOnceKillActive, Scenario::AtLeastOnceLaggingFailover] {
+        let played = scenario::perform(&arena, scenario, &Screen::new()).await?;
+        let Played { facts, takeovers, failure, outcome } = &played;
+        assert_eq!(*failure, None, "{facts:?}, {takeovers:?}");
+        assert!(outcome.verdict.is_clean(), "{}\n{:?}", outcome.verdict, outcome.load);
+        assert!(outcome.verdict.written > 0 && outcome.samples > 0);
+        assert_eq!(outcome.lies, Vec::<String>::new());
+        if scenario == Scenario::AtLeastOnceLaggingFailover {
+            assert!(outcome.verdict.phantoms.marked > 0, "the fault took nothing with it");
+        }
+    }
+    Ok(())
+}
