@@ -109,7 +109,8 @@ pub struct CoordinationConfig {
     #[schemars(with = "String", regex(pattern = rules::TIME_PATTERN), extend("default" = defaults::LEASE_TTL, "x-allowed" = rules::LEASE_TTL))]
     pub lease_ttl: Duration,
     /// What the holder does when etcd does not answer: go on while PostgreSQL names it as the slot's reader and Kafka takes its
-    /// commits, 15 min at most; or stop after 60 % of the TTL.
+    /// commits, 15 min at most; or stop after 60 % of the TTL. `strict` is the default where all pipelines deliver at least
+    /// once, and all that is allowed beside one that does.
     #[schemars(extend("default" = defaults::ON_LOSS.as_str()))]
     pub on_loss: OnLoss,
 }
@@ -196,7 +197,8 @@ pub struct KafkaConfig {
     /// found by it: do not change it for a running pipeline.
     #[schemars(regex(pattern = rules::TOPIC_PREFIX_PATTERN), extend("x-allowed" = rules::TOPIC_PREFIX))]
     pub topic_prefix: String,
-    /// What a read_committed consumer may rely on.
+    /// What a consumer may rely on: each change once, for those who read committed records; or, without transactions, some of
+    /// them again after a takeover.
     #[schemars(extend("default" = defaults::DELIVERY.as_str()))]
     pub delivery: Delivery,
     /// How a change is written.
