@@ -8,6 +8,7 @@ mod cluster;
 mod fencing;
 mod late_end;
 mod outage;
+mod plain;
 mod proxy;
 mod security;
 mod standby;
