@@ -91,7 +91,7 @@ fn judge_as(evidence: &Evidence, delivery: Delivery) -> Verdict {
     }
     slots::judge(&history.progress, &evidence.samples, &mut verdict);
     if let Some(ownership) = &evidence.ownership {
-        ownership::judge(history, ownership, &mut verdict);
+        ownership::judge(history, ownership, &evidence.samples, &mut verdict);
     }
     told::judge(evidence, &mut verdict);
     let mut lag = Invariant::new(35, "lag goes to zero");

@@ -1,6 +1,6 @@
 //! The lease as etcd remembers it: which worker wrote the holder key when, and which claims name which of those writes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions};
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::history::{History, Progress};
 use super::told::milliseconds;
+use super::samples::{Sample, Shows};
 use super::verdict::{Invariant, Verdict};
 
 /// Nothing more came for this long: what is there already is sent at once.
@@ -104,16 +105,38 @@ async fn changes(client: &mut Client, key: &str, since: &mut i64) -> Result<Vec<
     Ok(found)
 }
 
+/// The lease revisions that walsenders of each term were seen with; 0 is none.
+fn walsenders_leases(samples: &[Sample]) -> HashMap<u64, BTreeSet<i64>> {
+    let mut found: HashMap<u64, BTreeSet<i64>> = HashMap::new();
+    for sample in samples {
+        let Shows::Server(server) = &sample.shows else { continue };
+        for reading in &server.readers {
+            let field = |prefix| reading.name.split('/').find_map(|field| field.strip_prefix(prefix));
+            let term = field("t=").and_then(|term| term.parse().ok());
+            let revision = field("r=").and_then(|revision| revision.parse().ok());
+            if let (Some(term), Some(revision)) = (term, revision) {
+                found.entry(term).or_default().insert(revision);
+            }
+        }
+    }
+    found
+}
+
 /// Each claim names the one write of the holder key in its tenure, by the claimant.
-pub fn judge(history: &History, ownership: &Ownership, verdict: &mut Verdict) {
+pub fn judge(history: &History, ownership: &Ownership, samples: &[Sample], verdict: &mut Verdict) {
     let mut rule = Invariant::new(22, "each claim names one write of the holder key, its own");
     let writes: HashMap<i64, &Value> =
         ownership.holder.iter().filter_map(|write| Some((write.revision, write.value.as_ref()?))).collect();
+    let leases = walsenders_leases(samples);
+    let went_without = leases.values().flatten().any(|revision| *revision == 0);
     let mut last: Option<(i64, &Progress)> = None;
     for claim in history.progress.iter().filter(|record| record.says.kind == "claim") {
         let words = || format!("the claim of {} with term {:?}", claim.says.worker, claim.says.term);
         let Some(lease) = &claim.says.lease else {
-            rule.look(false, || format!("{} names no lease", words()));
+            // A worker without etcd: then there were some, and its walsender named none either.
+            let named =
+                claim.says.term.and_then(|term| leases.get(&term)).into_iter().flatten().any(|named| *named != 0);
+            rule.look(went_without && !named, || format!("{} names no lease", words()));
             continue;
         };
         // Another cluster id: an etcd that is gone.

@@ -7,6 +7,7 @@
 mod database;
 mod forged;
 mod gap;
+mod lease_free;
 mod outage;
 mod way;
 mod worker;
@@ -94,6 +95,8 @@ pub enum Scenario {
     AtLeastOnceKillActive,
     /// Delivery is at least once. The leader dies with rows that no replica has and consumers have seen
     AtLeastOnceLaggingFailover,
+    /// Workers without etcd: SIGKILL of the one that streams, a switchover, SIGTERM
+    NoEtcdPair,
     /// The ends of Kafka transactions arrive 3 s late, after their connection was lost, for 20 s
     LateEnd,
 }
@@ -153,6 +156,7 @@ impl Scenario {
             Scenario::BlackHole => way::black_hole(play).await,
             Scenario::AtLeastOnceKillActive => worker::kill_active_without_a_fence(play).await,
             Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
+            Scenario::NoEtcdPair => lease_free::no_etcd_pair(play).await,
             Scenario::LateEnd => way::late_end(play).await,
         }
     }

@@ -25,6 +25,11 @@ async fn a_killed_worker_is_replaced_before_its_lease_ends_and_nothing_is_lost()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pair_without_etcd_survives_a_kill_a_switchover_and_a_stop_by_slot_and_claim_alone() -> Result<()> {
+    plays(Scenario::NoEtcdPair).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_wakes_after_twenty_seconds_finds_itself_replaced_and_harms_nothing() -> Result<()> {
     plays(Scenario::FreezeActive).await.map(drop)
 }
