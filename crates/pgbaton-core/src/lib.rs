@@ -39,6 +39,6 @@ pub use topics::{Ids, TopicIds};
 pub use torn::{Found, Known, Remains};
 pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};
 pub use worker::{
-    Cause, ClaimPlan, Effect, Failure, FailureKind, FenceRead, Holder, HolderView, Identity, Input, Inspection,
+    Cause, ClaimPlan, Effect, Failure, FailureKind, FenceRead, Hand, Holder, HolderView, Identity, Input, Inspection,
     Observation, PeerSeen, Policy, Replaced, Saying, SessionEnd, State, Successor, Switch, VerdictSeen, Worker,
 };

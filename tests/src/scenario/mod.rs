@@ -9,6 +9,7 @@ mod forged;
 mod gap;
 mod lease_free;
 mod outage;
+mod several;
 mod way;
 mod worker;
 
@@ -97,6 +98,8 @@ pub enum Scenario {
     AtLeastOnceLaggingFailover,
     /// Workers without etcd: SIGKILL of the one that streams, a switchover, SIGTERM
     NoEtcdPair,
+    /// Four pipelines in two workers: shared at the start, all in one after a SIGKILL, one handed back
+    SharedPipelines,
     /// The ends of Kafka transactions arrive 3 s late, after their connection was lost, for 20 s
     LateEnd,
 }
@@ -157,6 +160,7 @@ impl Scenario {
             Scenario::AtLeastOnceKillActive => worker::kill_active_without_a_fence(play).await,
             Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
             Scenario::NoEtcdPair => lease_free::no_etcd_pair(play).await,
+            Scenario::SharedPipelines => several::shared_pipelines(play).await,
             Scenario::LateEnd => way::late_end(play).await,
         }
     }

@@ -30,6 +30,11 @@ async fn a_pair_without_etcd_survives_a_kill_a_switchover_and_a_stop_by_slot_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_workers_share_four_pipelines_and_nothing_moves_by_itself() -> Result<()> {
+    plays(Scenario::SharedPipelines).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_wakes_after_twenty_seconds_finds_itself_replaced_and_harms_nothing() -> Result<()> {
     plays(Scenario::FreezeActive).await.map(drop)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Hand;
 use crate::{
     ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReadFrom, ReaderName, Remains, Resume, Server,
     SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline, TopicIds,
@@ -321,6 +322,8 @@ pub enum Input {
     SessionEnded,
     /// The sink answers a probe, or not.
     SinkProbed(Result<(), String>),
+    /// What the worker has in hand of its other pipelines has changed.
+    InHand(Hand),
     /// Somebody accepts the verdict that this worker is in quarantine for, where there is no etcd to write it to.
     GapAccepted,
     /// Stop for good.

@@ -14,6 +14,7 @@ mod evidence;
 mod facts;
 mod judging;
 mod lease_free;
+mod share;
 mod steps;
 mod tenure;
 
@@ -28,6 +29,8 @@ pub use facts::{
     Replaced, Saying, SessionEnd, Successor, VerdictSeen,
 };
 use lease_free::SlotWatch;
+pub use share::Hand;
+use share::OTHERS_FIRST;
 use tenure::{AfterRelease, AfterSession, InTenure, Step};
 
 use crate::{Code, Gap, Moment, Recorded, Tenure, Term};
@@ -233,6 +236,8 @@ pub struct Worker {
     evidence: Option<Evidence>,
     /// What there is instead of a holder key where there is no etcd.
     slot_watch: SlotWatch,
+    /// What this worker has in hand of other pipelines.
+    hand: Hand,
     /// The verdict of this worker that somebody has accepted, where there is no etcd to keep it.
     accepted_here: Option<VerdictSeen>,
     peers: Vec<Peer>,
@@ -270,6 +275,7 @@ impl Worker {
             absent_since: None,
             evidence: None,
             slot_watch: SlotWatch::default(),
+            hand: Hand::default(),
             accepted_here: None,
             peers: Vec::new(),
             namesake: None,
@@ -351,6 +357,11 @@ impl Worker {
                 .map(|until| if tenure.is_guarded() { until } else { until.min(tenure.tenure.stop_at()) }),
             _ => None,
         }
+    }
+
+    /// It holds the lease, or tries to get it: what counts as in hand for the worker's other pipelines.
+    pub fn is_in_hand(&self) -> bool {
+        matches!(self.role, Role::Contend { .. } | Role::Tenure(_) | Role::Releasing { .. })
     }
 
     /// Could this worker take over now? PostgreSQL and etcd answer, and it is standing by.
@@ -541,6 +552,7 @@ impl Worker {
             Input::SinkProbed(answer) => {
                 self.sink = answer.as_ref().err().map(|detail| (Code::KafkaUnreachable, detail.clone()));
             }
+            Input::InHand(hand) => self.hand = *hand,
             Input::GapAccepted => self.take_acceptance(),
             Input::Shutdown => self.leaving = true,
             _ => {}
@@ -594,20 +606,27 @@ impl Worker {
             return Role::Standby;
         }
         let tenures = self.evidence.as_ref().map_or(1, Evidence::next_tenures);
+        let full = self.has_its_share(now, view.holder.as_ref().map(|holder| holder.worker.as_str()));
         let Some(holder) = &view.holder else {
-            let somebody_else = view.successor.as_ref().is_some_and(|successor| {
-                successor.worker.as_ref().is_some_and(|worker| *worker != self.identity.worker)
-                    && self.last_holder.as_ref().is_some_and(|holder| holder.revision == successor.follows)
-            });
-            let waited = self.absent_since.is_some_and(|since| now.since(since) >= SUCCESSOR_FIRST);
-            if somebody_else && !waited {
+            let follows = |successor: &&Successor| {
+                self.last_holder.as_ref().is_some_and(|holder| holder.revision == successor.follows)
+            };
+            let named = view.successor.as_ref().filter(follows).and_then(|successor| successor.worker.as_ref());
+            let others_first = match named {
+                Some(worker) if *worker == self.identity.worker => Duration::ZERO,
+                _ if full => OTHERS_FIRST,
+                Some(_) => SUCCESSOR_FIRST,
+                None => Duration::ZERO,
+            };
+            if self.absent_since.is_none_or(|since| now.since(since) < others_first) {
                 return Role::Standby;
             }
             effects.push(Effect::Contend { replacing: None, tenures });
             return Role::Contend { began: self.absent_since.unwrap_or(now), evidence: None };
         };
         let Some(evidence) = self.evidence.as_mut().filter(|_| self.policy.fenced) else { return Role::Standby };
-        if let Some(conviction) = evidence.convicts(now, self.policy.takeover_grace) {
+        let conviction = evidence.convicts(now, self.policy.takeover_grace);
+        if let Some(conviction) = conviction.filter(|found| !full || now.since(found.began) >= OTHERS_FIRST) {
             let replacing = Some(Replaced { revision: holder.revision, lease_id: holder.lease_id });
             effects.push(Effect::Contend { replacing, tenures });
             return Role::Contend { began: conviction.began, evidence: Some(conviction.cause) };

@@ -1,6 +1,7 @@
 //! The driver: joins the core's machine to PostgreSQL, Kafka and etcd. One loop for each pipeline; it decides nothing.
 
 mod auditing;
+mod batons;
 mod eager;
 mod failures;
 mod inspecting;
@@ -66,10 +67,19 @@ pub async fn run(
     mut commands: BTreeMap<String, mpsc::Receiver<Command>>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Error> {
+    let batons = batons::Batons::of(config.pipelines.keys());
     let mut pipelines = Vec::new();
     for name in config.pipelines.keys() {
         let Some((orders, publisher)) = commands.remove(name).zip(board.publisher(name)) else { continue };
-        pipelines.push(pipeline::Pipeline::new(&config, name, &board, publisher, &advertised_url, orders)?);
+        pipelines.push(pipeline::Pipeline::new(
+            &config,
+            name,
+            &board,
+            publisher,
+            &advertised_url,
+            orders,
+            batons.clone(),
+        )?);
     }
     let mut running = JoinSet::new();
     for pipeline in pipelines {

@@ -48,6 +48,42 @@ fn a_cooldown_is_cut_to_five_seconds_when_the_holder_is_gone() {
 }
 
 #[test]
+fn who_has_its_share_lets_the_others_go_first_and_takes_what_they_leave() {
+    let full = Hand { others: 2, pipelines: 4 };
+    let mut bench = Bench::new();
+    bench.tell(Input::InHand(full));
+    bench.observe(None, 900);
+    assert_eq!(bench.see(None, None), [], "another worker may be starting, too");
+    assert_eq!(bench.wait(Duration::from_secs(2)), [CONTEND]);
+
+    let mut bench = Bench::new();
+    bench.tell(Input::InHand(Hand { others: 1, pipelines: 4 }));
+    bench.observe(None, 900);
+    assert_eq!(bench.see(None, None), [CONTEND], "two of four are its share");
+
+    let mut named = Bench::new();
+    named.tell(Input::InHand(full));
+    named.observe(None, 900);
+    named.see(Some(("worker-2", 90)), None);
+    let to_me = Successor { worker: Some("worker-1".into()), follows: 90 };
+    assert_eq!(
+        named.see(None, Some(to_me)),
+        [Effect::Contend { replacing: None, tenures: 2 }],
+        "it was asked to take this one"
+    );
+}
+
+#[test]
+fn a_dead_worker_has_no_share() {
+    let mut bench = following();
+    bench.tell(Input::InHand(Hand { others: 2, pipelines: 4 }));
+    bench.tell(Input::HolderHeard { revision: 90, saying: Saying::Streaming });
+    bench.tell(Input::HolderUnheard { revision: 90 });
+    let effects = bench.observe(None, 900);
+    assert!(matches!(effects[..], [Effect::Contend { replacing: Some(_), .. }]), "{effects:?}");
+}
+
+#[test]
 fn nothing_is_taken_while_postgresql_is_out_of_sight() {
     let mut bench = following();
     let lost = Failure { code: Code::PostgresUnreachable, detail: "refused".into(), kind: FailureKind::Passing };

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::{Cutting, Identity, Input, Policy, Worker, hash_of};
+use pgbaton_core::{Cutting, Hand, Identity, Input, Policy, Worker, hash_of};
 use pgbaton_sinks::debezium::Source;
 use pgbaton_sinks::kafka::{KafkaStandby, KafkaTarget};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::super::auditing::Auditor;
+use super::super::batons::Batons;
 use super::super::poller::Poller;
 use super::super::publishing::Telling;
 use super::super::reporting::Reporter;
@@ -35,6 +36,7 @@ impl Pipeline {
         publisher: Publisher,
         url: &str,
         orders: mpsc::Receiver<Command>,
+        batons: Arc<Batons>,
     ) -> Result<Pipeline, Error> {
         let settings = &config.pipelines[name];
         let conninfo = inspecting::conninfo(&settings.postgres)
@@ -100,6 +102,8 @@ impl Pipeline {
         Ok(Pipeline {
             name: name.to_owned(),
             worker: Worker::new(identity, policy),
+            batons,
+            hand: Hand::default(),
             session: Session::default(),
             serial: 0,
             step: None,

@@ -9,12 +9,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::{Code, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
+use pgbaton_core::{Code, Effect, Hand, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
 use pgbaton_postgres::Conninfo;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
+use super::batons::Batons;
 use super::publishing::{Publishing, Telling};
 use super::reporting::Reporter;
 use super::session::{Session, Step};
@@ -48,6 +49,9 @@ enum Fact {
 pub struct Pipeline {
     name: String,
     worker: Worker,
+    /// What the worker has in hand of all its pipelines, and what the machine was told of it last.
+    batons: Arc<Batons>,
+    hand: Hand,
     session: Session,
     /// Counts sessions, so that what comes late from one that was closed is recognised.
     serial: u64,
@@ -240,7 +244,7 @@ impl Pipeline {
                 self.meters.fenced();
             }
         }
-        self.worker.handle(boottime(), input, &mut effects);
+        self.decide(input, &mut effects);
         let after = self.worker.state();
         if before != after {
             self.reporter.moved(&self.name, &self.worker, before);
@@ -248,6 +252,27 @@ impl Pipeline {
         for effect in effects {
             self.carry_out(effect);
         }
+    }
+
+    /// While nothing is in hand here, the worker's pipelines decide one after another: each has to know what the others took.
+    fn decide(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        let (worker, told) = (&mut self.worker, &mut self.hand);
+        if worker.is_in_hand() {
+            worker.handle(boottime(), input, effects);
+            if !worker.is_in_hand() {
+                self.batons.decide(&self.name, |_| false);
+            }
+            return;
+        }
+        self.batons.decide(&self.name, |hand| {
+            let now = boottime();
+            if *told != hand {
+                *told = hand;
+                worker.handle(now, Input::InHand(hand), effects);
+            }
+            worker.handle(now, input, effects);
+            worker.is_in_hand()
+        });
     }
 
     fn report(&mut self) {
