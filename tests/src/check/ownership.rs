@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::history::{History, Progress};
-use super::told::milliseconds;
 use super::samples::{Sample, Shows};
+use super::told::milliseconds;
 use super::verdict::{Invariant, Verdict};
 
 /// Nothing more came for this long: what is there already is sent at once.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Hand;
 use crate::{
-    ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReadFrom, ReaderName, Remains, Resume, Server,
-    SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline, TopicIds,
+    ClaimRecords, Code, Gap, History, Journal, Known, Lsn, Moment, ProgressRecord, ReadFrom, ReaderName, Remains,
+    Resume, Server, SlotFacts, SlotState, SystemIdentifier, Tenure, Term, Timeline, TopicIds,
 };
 
 /// The holder key.

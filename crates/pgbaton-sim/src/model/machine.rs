@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use pgbaton_core::{
     ClaimPlan, Code, Cutting, Effect, FenceRead, Found, HolderView, Identity, Input, Inspection, Known, LeaseMark, Lsn,
-    Moment, Observation, Policy, ProgressRecord, ReadFrom, RecordType, Remains, Server, SessionEnd, SlotFacts, SlotState, Stream,
-    TopicIds, Worker, first_open, hash_of,
+    Moment, Observation, Policy, ProgressRecord, ReadFrom, RecordType, Remains, Server, SessionEnd, SlotFacts,
+    SlotState, Stream, TopicIds, Worker, first_open, hash_of,
 };
 
 use super::postgres::{self, Message, Postgres};

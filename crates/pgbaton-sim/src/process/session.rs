@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pgbaton_core::{
     ClaimPlan, Code, Failure, FailureKind, FenceRead, Fork, Found, History, Input, Inspection, Journal, Lsn, Marks,
-    Moment, ProgressRecord, ReadFrom, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, TopicIds, first_open,
-    hash_of,
+    Moment, ProgressRecord, ReadFrom, RecordType, Recorded, Remains, SessionEnd, SessionFacts, Tenure, TopicIds,
+    first_open, hash_of,
 };
 
 use super::publishing::Publishing;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgbaton_core::{
-    Checkpoint, ClaimPlan, Code, FenceRead, Ids, ProgressRecord, ReadFrom, SessionEnd, Tenure, TopicIds, first_open, newer,
+    Checkpoint, ClaimPlan, Code, FenceRead, Ids, ProgressRecord, ReadFrom, SessionEnd, Tenure, TopicIds, first_open,
+    newer,
 };
 use pgbaton_sinks::kafka::{Begun, Fenced, KafkaSession, PlainSession, ProgressRead, SinkEvent};
 use tokio::task::JoinSet;

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use pgbaton_core::{ClaimPlan, Code, EventId, FenceRead, Found, Known, ProgressRecord, Remains, SessionEnd, Tenure};
 use pgbaton_sinks::kafka::{
-    Accepted, BeginError, DataRecord, FenceError, FoundRecord, KafkaFault, KafkaSession, KafkaStandby, ReadBackError, SessionError, SinkEvent, TopicError, WriteError,
+    Accepted, BeginError, DataRecord, FenceError, FoundRecord, KafkaFault, KafkaSession, KafkaStandby, ReadBackError,
+    SessionError, SinkEvent, TopicError, WriteError,
 };
 use tokio::time::timeout;
 
