@@ -156,7 +156,7 @@ pub struct PipelineConfig {
     pub takeover_grace: Duration,
     /// Whether this worker, while it stands by, reads the topics as they grow and names what is wrong in them. It reads everything
     /// that is published, on two more connections to each broker, and stops at once when it has to take over.
-    #[schemars(extend("default" = defaults::AUDIT))]
+    #[schemars(extend("default" = defaults::AUDIT, "x-allowed" = "true, false"))]
     pub audit: bool,
     /// Where changes come from.
     pub postgres: PostgresConfig,
