@@ -7,6 +7,6 @@ use pgbaton::driver;
 
 fn main() -> ExitCode {
     cli::main(std::env::args_os(), |start: Start| {
-        driver::run(start.config, start.board, start.url, start.commands, start.shutdown)
+        driver::run(start.config, start.board, start.url, start.commands, start.shutdown, start.tls, start.renewal)
     })
 }

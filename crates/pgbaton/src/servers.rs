@@ -6,10 +6,15 @@ use pgbaton_core::{Cutting, hash_of};
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::kafka::KafkaTarget;
 
-use crate::config::{Backend, Config, PipelineConfig};
+use crate::config::{Backend, Config, PipelineConfig, PostgresConfig};
 use crate::coordination::{Etcd, EtcdError};
+use crate::driver;
 use crate::driver::Wanted;
-pub(crate) use crate::driver::conninfo;
+
+/// The pipeline's PostgreSQL.
+pub(crate) fn conninfo(settings: &PostgresConfig) -> Result<Conninfo, String> {
+    driver::conninfo(settings).map_err(|broken| broken.text)
+}
 
 /// The pipeline's Kafka.
 pub(crate) fn kafka_target(config: &Config, settings: &PipelineConfig) -> KafkaTarget {

@@ -158,7 +158,13 @@ fn status_and_handover_of_a_worker_that_is_not_there_are_exit_code_1() {
             "{output:?}"
         );
     }
-    for arguments in [&["status", "ftp://a"][..], &["status", "http://a@b"], &["handover", "https://a"]] {
+    for arguments in [
+        &["status", "ftp://a"][..],
+        &["status", "http://a@b"],
+        &["handover", "https://a@b"],
+        &["status", "https://a", "--ca-file", "/nowhere"],
+        &["health", "ftp://a"],
+    ] {
         assert_eq!(pgbaton(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

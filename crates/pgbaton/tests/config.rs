@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod pki;
+
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use pgbaton::config::{Backend, Config, Given, Invalid, Loaded, Place, load};
@@ -496,4 +498,51 @@ fn a_huge_file_is_judged_in_seconds() {
     let Invalid(mistakes) = Files::new().file("w.yaml", yaml).invalid();
     assert!(mistakes.len() < 200, "{}", mistakes.len());
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn tls_of_the_http_port_has_to_fit_together_and_its_files_are_looked_into() {
+    let files = Files::new();
+    let authority = pki::Authority::new(files.folder.path(), "authority");
+    let [cert, key] = authority.issue("worker").put(files.folder.path(), "own").map(|file| file.display().to_string());
+    let ca = authority.file.display().to_string();
+    let empty = files.put("empty", "").display().to_string();
+    let both = format!("cert_file = \"{cert}\"\nkey_file = \"{key}\"\n");
+    let good = format!("{both}ca_file = \"{ca}\"\nverify_client = \"optional\"\nclient_ca_file = \"{ca}\"\n");
+    let load_with = |http: &str| load(&Files::new().file("w.toml", format!("{GOOD}\n[http]\n{http}")).given);
+    let config = load_with(&good).unwrap().config;
+    assert_eq!(config.http.url("127.0.0.1:9".parse().unwrap()), "https://127.0.0.1:9");
+    for (http, problem) in [
+        (format!("cert_file = \"{cert}\"\n"), "http.key_file: missing; cert_file is set and needs it".to_owned()),
+        (
+            format!("{both}advertise = \"http://a:1\"\n"),
+            "http.advertise: found \"http://a:1\" beside cert_file".to_owned(),
+        ),
+        (format!("{both}verify_client = \"required\"\n"), "http.client_ca_file: missing; verify_client".to_owned()),
+        (format!("{both}client_ca_file = \"{ca}\"\n"), "http.client_ca_file: would not be looked at".to_owned()),
+        (
+            format!("verify_client = \"optional\"\nclient_ca_file = \"{ca}\"\n"),
+            "http.cert_file: missing; verify_client is set".to_owned(),
+        ),
+        (format!("cert_file = \"{ca}\"\nkey_file = \"{key}\"\n"), "http.cert_file: ".to_owned()),
+        (format!("cert_file = \"{cert}\"\nkey_file = \"{ca}\"\n"), format!("http.key_file: {ca}: ")),
+        (format!("{both}ca_file = \"{empty}\"\n"), format!("http.ca_file: {empty}: it holds no certificate; allowed")),
+    ] {
+        let said = load_with(&http).unwrap_err().to_string();
+        assert!(said.contains(&problem), "{http}\n{said}");
+    }
+}
+
+#[test]
+fn the_password_file_of_kafka_stands_for_its_property() {
+    let files = Files::new();
+    let secret = files.put("secret", "hunter2\n");
+    let with = |line: &str| GOOD.replace("topic_prefix =", &format!("{line}\ntopic_prefix ="));
+    let text = with(&format!("password_file = \"{}\"", secret.display()));
+    let Loaded { config, effective } = load(&Files::new().file("w.toml", &text).given).unwrap();
+    assert_eq!(config.pipelines["orders"].kafka.properties["sasl.password"].expose(), "hunter2");
+    assert!(!effective.to_toml().contains("hunter2"));
+    let twice = format!("{text}\n[pipelines.orders.kafka.properties]\n\"sasl.password\" = \"x\"\n");
+    let said = load(&Files::new().file("w.toml", twice).given).unwrap_err().to_string();
+    assert!(said.contains("kafka.password_file: is set beside \"sasl.password\"; allowed: one of the two"), "{said}");
 }

@@ -14,6 +14,7 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use pgbaton::{
     clock::{Timestamp, boottime},
+    config::VerifyClient,
     http::{Command, Refused, Server, Service, bind},
     metrics::{self, Meters, Operation},
     status::{Board, Publisher, Reason, Role, State},
@@ -41,7 +42,14 @@ impl Worker {
         let (senders, commands) = channels.map(|(name, (tx, rx))| ((name.clone(), tx), (name, rx))).unzip();
         let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = bound.address();
-        let service = Service { board: board.clone(), commands: senders, token_file, metrics: recorder() };
+        let service = Service {
+            board: board.clone(),
+            commands: senders,
+            token_file,
+            tls: None,
+            verify_client: VerifyClient::None,
+            metrics: recorder(),
+        };
         Worker { address, board, commands, _server: bound.serve(service).unwrap() }
     }
 

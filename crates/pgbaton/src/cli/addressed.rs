@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     FAILED, USAGE,
-    client::{self, Unanswered},
+    client::{self, Client, Trust, Unanswered},
     status::ask,
 };
 use crate::secret::Secret;
@@ -16,7 +16,7 @@ use crate::secret::Secret;
 /// Which worker, which of its pipelines, and by what right.
 #[derive(Debug, Args)]
 pub(super) struct Addressed {
-    /// Any worker of the cluster, as in http://10.0.0.5:8080
+    /// Any worker of the cluster, as in http://10.0.0.5:8080 or https://...
     #[arg(value_name = "URL")]
     url: String,
     /// Which pipeline; needed where the worker has several
@@ -25,6 +25,8 @@ pub(super) struct Addressed {
     /// A file with the workers' token; without it only a worker on this machine obeys
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// What goes wrong, and with which exit code.
@@ -33,7 +35,7 @@ pub(super) struct Failure(pub u8, pub String);
 impl From<Unanswered> for Failure {
     fn from(error: Unanswered) -> Self {
         let code = match error {
-            Unanswered::NotAUrl(_) | Unanswered::Https(_) => USAGE,
+            Unanswered::NotAUrl(_) | Unanswered::File(_) => USAGE,
             _ => FAILED,
         };
         Failure(code, error.to_string())
@@ -46,6 +48,7 @@ pub(super) struct Resolved {
     pub url: String,
     pub pipeline: String,
     pub token: Option<Secret>,
+    pub client: Client,
     /// The worker's status.
     pub status: Value,
 }
@@ -59,7 +62,8 @@ impl Addressed {
         };
         let token = self.token_file.as_ref().map(read).transpose()?;
         let url = client::normalised(&self.url)?;
-        let (worker, status) = ask(&url).await.map_err(|error| Failure(FAILED, error))?;
+        let client = self.trust.client()?;
+        let (worker, status) = ask(&client, &url).await.map_err(|error| Failure(FAILED, error))?;
         let pipeline = match &self.pipeline {
             Some(name) if worker.pipelines.contains_key(name) => name.clone(),
             Some(name) => return Err(Failure(USAGE, format!("{url} has no pipeline {name:?}"))),
@@ -72,7 +76,7 @@ impl Addressed {
                 ));
             }
         };
-        Ok(Resolved { url, pipeline, token, status })
+        Ok(Resolved { url, pipeline, token, client, status })
     }
 }
 
@@ -85,7 +89,7 @@ impl Resolved {
     /// Gives an order to the worker at `url`. A refusal is an answer.
     pub async fn order(&self, url: &str, order: &str, body: &Value) -> Result<Result<Value, Refusal>, Failure> {
         let path = format!("/api/v1/pipelines/{}/{order}", self.pipeline);
-        let answer = client::post(url, &path, self.token.as_ref(), body).await?;
+        let answer = self.client.post(url, &path, self.token.as_ref(), body).await?;
         let text = |key: &str| answer.body[key].as_str().unwrap_or_default().to_owned();
         if answer.status == StatusCode::ACCEPTED {
             return Ok(Ok(answer.body));

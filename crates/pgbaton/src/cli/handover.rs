@@ -66,7 +66,7 @@ async fn attempt(request: &Request) -> Result<Done, Failure> {
     let resolved = request.of.resolve().await?;
     let asked_at = Instant::now();
     let (url, holder, told) = ask_holder(&resolved, request.to.as_deref()).await?;
-    let (to, term) = successor(&url, &resolved.pipeline, &holder, &told, asked_at).await?;
+    let (to, term) = successor(&resolved, &url, &holder, &told, asked_at).await?;
     Ok(Done { pipeline: resolved.pipeline, from: holder, to, term, took: asked_at.elapsed() })
 }
 
@@ -96,15 +96,16 @@ fn is_read_by_another(now: &Value, before: &Value, pipeline: &str) -> bool {
 
 /// Looks at all workers until one other than `holder` streams.
 async fn successor(
+    resolved: &Resolved,
     url: &str,
-    pipeline: &str,
     holder: &str,
     told: &Value,
     asked_at: Instant,
 ) -> Result<(String, Option<u64>), Failure> {
+    let pipeline = &resolved.pipeline;
     let mut urls = vec![url.to_owned()];
     while asked_at.elapsed() < WHOLE_TIME {
-        let found = find_all(&urls).await;
+        let found = find_all(&resolved.client, &urls).await;
         for found in &found {
             // Remembered: the old holder may be gone before its successor streams.
             if !urls.contains(&found.url) {

@@ -6,6 +6,7 @@ pub(crate) mod client;
 mod config;
 mod doctor;
 mod handover;
+mod health;
 mod order;
 mod peek;
 mod pipeline;
@@ -97,7 +98,11 @@ enum Verb {
         /// Look again every second until Ctrl-C
         #[arg(long)]
         watch: bool,
+        #[command(flatten)]
+        trust: client::Trust,
     },
+    /// Whether a worker says that it is well, for container health checks: exit code 0, or 3 and why
+    Health(health::Arguments),
     /// Let another worker stream; returns when it does
     #[command(
         after_help = "Exit code 3: nobody streams when the time is up; 1: refused, or the worker could not be reached."
@@ -201,7 +206,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, driver: impl Driver) 
         Verb::Config(ConfigVerb::Check { files, json }) => config::check(&files.given(), json),
         Verb::Config(ConfigVerb::Print { files, json }) => config::print(&files.given(), json),
         Verb::Config(ConfigVerb::Schema) => config::schema(),
-        Verb::Status { urls, json, watch } => on_small_runtime(status::status(&urls, json, watch)),
+        Verb::Status { urls, json, watch, trust } => on_small_runtime(status::status(&urls, &trust, json, watch)),
+        Verb::Health(arguments) => on_small_runtime(health::run(arguments)),
         Verb::Handover(request) => on_small_runtime(handover::handover(request)),
         Verb::Pause(order) => on_small_runtime(order::pause(order)),
         Verb::Resume(order) => on_small_runtime(order::resume(order)),

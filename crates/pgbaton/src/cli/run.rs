@@ -8,10 +8,12 @@ use tracing::{debug, error, info};
 
 use super::{FAILED, INTERRUPTED, chain, complain, config::refuse, signals::Signals};
 use crate::{
-    config::{self, Config, Given},
+    config::{self, Config, Given, HttpConfig},
     http::{self, Command, Service},
     logging, metrics,
+    renewal::{Broken, Renewal, Renewed, Scope},
     status::Board,
+    tls::HttpTls,
 };
 
 /// Commands come from people: more than a few at once are a mistake, and are refused.
@@ -29,6 +31,10 @@ pub struct Start {
     pub commands: BTreeMap<String, mpsc::Receiver<Command>>,
     /// Turns true when they should hand over and end.
     pub shutdown: watch::Receiver<bool>,
+    /// What is talked to peers with.
+    pub tls: Renewed<HttpTls>,
+    /// What is made of files; to be run.
+    pub renewal: Renewal,
 }
 
 /// The loop that `run` runs: it returns when every pipeline has ended.
@@ -77,21 +83,25 @@ fn serve(config: Arc<Config>, driver: impl Driver) -> Result<u8, Box<dyn Error>>
         Board::new(&config.name, config.coordination.backend.as_str(), config.pipelines.keys().map(String::as_str));
     let channels = config.pipelines.keys().map(|name| (name.clone(), mpsc::channel(WAITING_COMMANDS)));
     let (senders, commands) = channels.map(|(name, (tx, rx))| ((name.clone(), tx), (name, rx))).unzip();
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("pgbaton").enable_all().build()?;
+    // Signals are caught from before the first answer on: a supervisor may send one at any moment.
+    let (mut signals, mut renewal) =
+        runtime.block_on(async { Ok::<_, Box<dyn Error>>((Signals::catch()?, Renewal::new()?)) })?;
+    let tls = http_tls(&config.http, &mut renewal)?;
     let service = Service {
         board: board.clone(),
         commands: senders,
         token_file: config.http.token_file.clone(),
+        tls: Some(tls.clone()),
+        verify_client: config.http.verify_client,
         metrics: metrics::install()?,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("pgbaton").enable_all().build()?;
-    // Signals are caught from before the first answer on: a supervisor may send one at any moment.
-    let mut signals = runtime.block_on(async { Signals::catch() })?;
     let _server = bound.serve(service)?;
     info!(worker = config.name, %address, url, version = env!("CARGO_PKG_VERSION"), "worker started");
 
     let (stop, shutdown) = watch::channel(false);
     let ended = runtime.block_on(async {
-        let driver = driver.run(Start { config: Arc::clone(&config), board, url, commands, shutdown });
+        let driver = driver.run(Start { config: Arc::clone(&config), board, url, commands, shutdown, tls, renewal });
         tokio::pin!(driver);
         let first = tokio::select! {
             ended = &mut driver => return ended.map(|()| 0),
@@ -116,6 +126,13 @@ fn serve(config: Arc<Config>, driver: impl Driver) -> Result<u8, Box<dyn Error>>
     // Whatever still runs in the background has no right to delay the end.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// What is spoken with on the HTTP port and with peers.
+fn http_tls(http: &HttpConfig, renewal: &mut Renewal) -> Result<Renewed<HttpTls>, Broken> {
+    renewal.look_after_token(http)?;
+    let (http, files) = (http.clone(), HttpTls::files(http));
+    renewal.keep("http", Scope(None), files, move || Ok(HttpTls::read(&http)?))
 }
 
 /// As many open files as we may allow ourselves: the usual soft limit of 1024 is for programs that use `select`.

@@ -9,7 +9,12 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{FAILED, UNHEALTHY, USAGE, client, complain, say, table::table};
+use super::{
+    FAILED, UNHEALTHY, USAGE,
+    client::{self, Client, Trust},
+    complain, say,
+    table::table,
+};
 
 /// What we need of a worker's `/status`; it may hold more, and keys of a later version.
 #[derive(Debug, Clone, Deserialize)]
@@ -67,13 +72,13 @@ pub(super) struct Found {
 }
 
 /// Asks `urls`, and then the peers that they name, until nobody new is named.
-pub(super) async fn find_all(urls: &[String]) -> Vec<Found> {
+pub(super) async fn find_all(client: &Client, urls: &[String]) -> Vec<Found> {
     let mut asked = BTreeSet::new();
     let mut found: Vec<Found> = Vec::new();
     let mut next: Vec<(String, Option<String>)> = urls.iter().map(|url| (url.clone(), None)).collect();
     while !next.is_empty() {
         let answers = join_all(next.into_iter().map(|(url, known_as)| async {
-            let answer = ask(&url).await;
+            let answer = ask(client, &url).await;
             Found { url, known_as, answer }
         }));
         let answers = answers.await;
@@ -97,14 +102,21 @@ pub(super) async fn find_all(urls: &[String]) -> Vec<Found> {
 }
 
 /// Asks one worker.
-pub(super) async fn ask(url: &str) -> Result<(Worker, serde_json::Value), String> {
-    let answer = client::get(url, "/status").await.map_err(|error| error.to_string())?;
+pub(super) async fn ask(client: &Client, url: &str) -> Result<(Worker, serde_json::Value), String> {
+    let answer = client.get(url, "/status").await.map_err(|error| error.to_string())?;
     let worker = serde_json::from_value(answer.body.clone())
         .map_err(|error| format!("{url} is not a pgbaton worker: status {}, {error}", answer.status))?;
     Ok((worker, answer.body))
 }
 
-pub(super) async fn status(urls: &[String], as_json: bool, watch: bool) -> u8 {
+pub(super) async fn status(urls: &[String], trust: &Trust, as_json: bool, watch: bool) -> u8 {
+    let client = match trust.client() {
+        Ok(client) => client,
+        Err(error) => {
+            complain(error);
+            return USAGE;
+        }
+    };
     for url in urls {
         if let Err(error) = client::normalised(url) {
             complain(error);
@@ -113,7 +125,7 @@ pub(super) async fn status(urls: &[String], as_json: bool, watch: bool) -> u8 {
     }
     let urls: Vec<String> = urls.iter().filter_map(|url| client::normalised(url).ok()).collect();
     loop {
-        let found = find_all(&urls).await;
+        let found = find_all(&client, &urls).await;
         let code = show(&found, as_json);
         if !watch {
             return code;

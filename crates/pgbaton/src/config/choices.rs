@@ -73,6 +73,16 @@ choices! {
         Strict = "strict";
         later:
 
+    /// Of whom the HTTP port asks a certificate.
+    VerifyClient:
+        /// Of nobody.
+        None = "none",
+        /// Of whoever commands; who only reads may show none.
+        Optional = "optional",
+        /// Of everybody.
+        Required = "required";
+        later:
+
     /// What happens when changes are gone.
     OnGap:
         /// Quarantine, until a person decides.

@@ -1,8 +1,9 @@
 //! What takes effect where nothing is given, as it would be written.
 
-use super::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier};
+use super::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier, VerifyClient};
 
 pub(super) const LISTEN: &str = "0.0.0.0:8080";
+pub(super) const VERIFY_CLIENT: VerifyClient = VerifyClient::None;
 
 pub(super) const BACKEND: Backend = Backend::Etcd;
 pub(super) const ETCD_PREFIX: &str = "/pgbaton";

@@ -26,9 +26,10 @@ use std::{
     time::Duration,
 };
 
-pub use choices::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier};
+pub use choices::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier, VerifyClient};
 pub use effective::Effective;
 pub use mistake::{Invalid, Mistake, Place};
+pub(crate) use properties::PASSWORD_PROPERTY;
 pub use schema::schema;
 pub use sources::Given;
 
@@ -60,11 +61,24 @@ pub struct HttpConfig {
     #[schemars(with = "String", extend("default" = defaults::LISTEN, "x-allowed" = rules::LISTEN))]
     pub listen: SocketAddr,
     /// How peers and `pgbaton status` reach this worker.
-    #[schemars(extend("x-allowed" = urls::SERVER, "x-default" = "http://HOST:PORT; the host's name where listen is every address"))]
+    #[schemars(extend("x-allowed" = urls::SERVER, "x-default" = "http://HOST:PORT, https:// with cert_file; the host's name where listen is every address"))]
     pub advertise: Option<String>,
-    /// The token for everything that is not a `GET`, read anew at each. Without it those are answered on loopback only.
+    /// The token for everything that is not a `GET`, read anew at each. Without it those are answered on loopback only, or for
+    /// a certificate that was asked for.
     #[schemars(extend("x-allowed" = rules::SECRET_FILE))]
     pub token_file: Option<PathBuf>,
+    /// What we show to who connects, and to peers; without it the port speaks plain HTTP.
+    #[schemars(flatten)]
+    pub certificate: Option<Certificate>,
+    /// Who has to show a certificate: nobody, whoever commands, everybody. Only with `cert_file`.
+    #[schemars(extend("default" = defaults::VERIFY_CLIENT.as_str()))]
+    pub verify_client: VerifyClient,
+    /// Who signs the certificates of clients, peers among them; with `verify_client`, and needed by it.
+    #[schemars(extend("x-allowed" = rules::PEM_FILE))]
+    pub client_ca_file: Option<PathBuf>,
+    /// Who signs the certificates of peers whose URL is `https`.
+    #[schemars(extend("x-allowed" = rules::PEM_FILE, "x-default" = "the system's authorities"))]
+    pub ca_file: Option<PathBuf>,
 }
 
 impl HttpConfig {
@@ -74,11 +88,12 @@ impl HttpConfig {
         if let Some(url) = &self.advertise {
             return url.clone();
         }
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
         let port = bound.port();
         match bound.ip() {
-            ip if ip.is_unspecified() => format!("http://{}:{port}", read::host_name()),
-            IpAddr::V4(ip) => format!("http://{ip}:{port}"),
-            IpAddr::V6(ip) => format!("http://[{ip}]:{port}"),
+            ip if ip.is_unspecified() => format!("{scheme}://{}:{port}", read::host_name()),
+            IpAddr::V4(ip) => format!("{scheme}://{ip}:{port}"),
+            IpAddr::V6(ip) => format!("{scheme}://[{ip}]:{port}"),
         }
     }
 }
@@ -97,7 +112,7 @@ pub struct CoordinationConfig {
     pub ca_file: Option<PathBuf>,
     /// Our certificate and its key, if etcd asks for one. Only with `https`.
     #[schemars(flatten)]
-    pub certificate: Option<ClientCertificate>,
+    pub certificate: Option<Certificate>,
     /// The user, if etcd asks for one.
     #[schemars(flatten)]
     pub user: Option<EtcdUser>,
@@ -117,8 +132,8 @@ pub struct CoordinationConfig {
 
 /// A certificate and its key, as PEM files.
 #[derive(Debug, Clone, JsonSchema)]
-pub struct ClientCertificate {
-    /// Our certificate, where the server asks for one; only with `https`, and with its key.
+pub struct Certificate {
+    /// Our certificate, and behind it those that lead to its authority; with its key.
     #[schemars(extend("x-allowed" = rules::PEM_FILE))]
     pub cert_file: PathBuf,
     /// The key of `cert_file`.
@@ -135,7 +150,7 @@ pub struct EtcdUser {
     /// The user's password, here or in `password_file`.
     #[schemars(with = "Option<String>", length(min = 1))]
     pub password: Secret,
-    /// A file with the password, in place of `password`.
+    /// A file with the password, in place of `password`; read anew when it changes.
     #[schemars(extend("x-allowed" = rules::SECRET_FILE))]
     pub password_file: Option<PathBuf>,
 }
@@ -210,6 +225,9 @@ pub struct KafkaConfig {
     /// Rows of one PostgreSQL transaction that are kept in one Kafka transaction; a larger one is published in chunks.
     #[schemars(range(min = *rules::ATOMIC_UP_TO.start(), max = *rules::ATOMIC_UP_TO.end()), extend("default" = defaults::ATOMIC_UP_TO))]
     pub atomic_up_to: u64,
+    /// A file with the password that stands for `sasl.password` among the properties; read anew when it changes.
+    #[schemars(extend("x-allowed" = rules::SECRET_FILE))]
+    pub password_file: Option<PathBuf>,
     /// For librdkafka, as they are; none that the protocol depends on. Some are secrets.
     #[schemars(schema_with = "schema::properties")]
     pub properties: BTreeMap<String, Secret>,

@@ -7,6 +7,9 @@ use pgbaton_sinks::kafka::{KafkaFault, KafkaTarget};
 use super::mistake::{Checked, Wrong, quoted};
 use crate::secret::{HIDDEN, Secret};
 
+/// What a password file stands for.
+pub(crate) const PASSWORD_PROPERTY: &str = "sasl.password";
+
 /// Settings of librdkafka that the protocol depends on, and why they cannot be chosen.
 const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "it is made from brokers"),

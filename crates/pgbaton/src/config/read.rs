@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    Backend, ClientCertificate, Compat, Config, CoordinationConfig, Delivery, EtcdUser, Format, Given, HttpConfig,
-    Invalid, KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, PipelineConfig, PostgresConfig, StandbyBarrier,
-    defaults,
+    Backend, Certificate, Compat, Config, CoordinationConfig, Delivery, EtcdUser, Format, Given, HttpConfig, Invalid,
+    KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, PipelineConfig, PostgresConfig, StandbyBarrier,
+    VerifyClient, defaults,
     effective::{Effective, Shown},
-    properties,
+    properties::{self, PASSWORD_PROPERTY},
     reader::Reader,
     rules,
     section::Section,
@@ -15,6 +15,7 @@ use super::{
     urls,
 };
 use crate::secret::{HIDDEN, Secret};
+use crate::tls::{self, UnusableFile};
 
 pub(super) fn load(given: &Given) -> Result<Loaded, Invalid> {
     let mut mistakes = Vec::new();
@@ -56,8 +57,72 @@ fn http(mut section: Section<'_>) -> Option<HttpConfig> {
     let listen = section.or("listen", defaults::LISTEN, rules::listen);
     let advertise = url(&mut section, "advertise");
     let token_file = section.optional("token_file", rules::secret_file);
-    let listen = listen?;
-    Some(HttpConfig { listen, advertise, token_file })
+    let certificate = certificate(&mut section);
+    let verify_client = section.or("verify_client", defaults::VERIFY_CLIENT.as_str(), VerifyClient::parse);
+    let client_ca_file = section.optional("client_ca_file", rules::readable_file);
+    let ca_file = section.optional("ca_file", rules::readable_file);
+    let asked = verify_client.is_some_and(|verify| verify != VerifyClient::None);
+    if asked && !section.has("client_ca_file") {
+        section.refuse("client_ca_file", "missing; verify_client is set and needs it");
+    }
+    if section.has("client_ca_file") && !asked {
+        section.refuse(
+            "client_ca_file",
+            "would not be looked at; allowed: with verify_client = \"optional\" or \"required\"",
+        );
+    }
+    if asked && !section.has("cert_file") {
+        section.refuse("cert_file", "missing; verify_client is set, and only TLS asks clients for certificates");
+    }
+    if section.has("cert_file")
+        && let Some(url) = advertise.as_ref().filter(|url| url.starts_with("http://"))
+    {
+        section
+            .refuse("advertise", format!("found {url:?} beside cert_file; allowed: https://, as the port speaks TLS"));
+    }
+    let own = certificate.as_ref();
+    let server = own.zip(verify_client).map(|(own, verify)| tls::server(own, verify, client_ca_file.as_deref()));
+    if let Some(error) = server.and_then(Result::err).or_else(|| tls::check(ca_file.as_deref(), own).err()) {
+        let authorities = [("client_ca_file", client_ca_file.as_ref()), ("ca_file", ca_file.as_ref())];
+        refuse_file(&section, &error, own, &authorities);
+    }
+    Some(HttpConfig {
+        listen: listen?,
+        advertise,
+        token_file,
+        certificate,
+        verify_client: verify_client?,
+        client_ca_file,
+        ca_file,
+    })
+}
+
+/// Notes a file of TLS that holds something else, at the key that names it.
+fn refuse_file(
+    section: &Section<'_>,
+    error: &UnusableFile,
+    own: Option<&Certificate>,
+    authorities: &[(&str, Option<&PathBuf>)],
+) {
+    let own = own.map(|own| [("cert_file", Some(&own.cert_file)), ("key_file", Some(&own.key_file))]);
+    let mut keys = own.iter().flatten().chain(authorities);
+    let key = keys.find(|(_, file)| *file == Some(&error.file)).map_or("cert_file", |(key, _)| key);
+    let allowed = match key {
+        "key_file" => "a PEM file with the key of cert_file, not encrypted",
+        "cert_file" => {
+            "a PEM file with a certificate, those that lead to its authority behind it, and its key in key_file"
+        }
+        _ => "a PEM file with certificates of authorities",
+    };
+    section.refuse(key, format!("{error}; allowed: {allowed}"));
+}
+
+/// `cert_file` and `key_file`.
+fn certificate(section: &mut Section<'_>) -> Option<Certificate> {
+    let cert_file = section.optional("cert_file", rules::readable_file);
+    let key_file = section.optional("key_file", rules::readable_file);
+    both(section, ("cert_file", cert_file), ("key_file", key_file))
+        .map(|(cert_file, key_file)| Certificate { cert_file, key_file })
 }
 
 fn url(section: &mut Section<'_>, key: &str) -> Option<String> {
@@ -71,10 +136,7 @@ fn coordination(mut section: Section<'_>, unfenced: &[(String, bool)]) -> Option
         section.refuse("endpoints", "missing; allowed: a list of etcd's URLs, as in [\"http://127.0.0.1:2379\"]");
     }
     let ca_file = section.optional("ca_file", rules::readable_file);
-    let cert_file = section.optional("cert_file", rules::readable_file);
-    let key_file = section.optional("key_file", rules::readable_file);
-    let certificate = both(&section, ("cert_file", cert_file), ("key_file", key_file))
-        .map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
+    let certificate = certificate(&mut section);
     https_where_certificates_are_given(&section, endpoints.as_deref().unwrap_or_default());
     let username = section.optional("username", rules::not_empty);
     let (password, password_file) = password(&mut section);
@@ -83,6 +145,10 @@ fn coordination(mut section: Section<'_>, unfenced: &[(String, bool)]) -> Option
     }
     if !section.has("username") && (section.has("password") || section.has("password_file")) {
         section.refuse("username", "missing; allowed: the user whose password is set");
+    }
+    let own = certificate.as_ref();
+    if let Err(error) = tls::check(ca_file.as_deref(), own) {
+        refuse_file(&section, &error, own, &[("ca_file", ca_file.as_ref())]);
     }
     let prefix = section.or("prefix", defaults::ETCD_PREFIX, rules::etcd_prefix);
     let lease_ttl = section.or("lease_ttl", defaults::LEASE_TTL, rules::lease_ttl);
@@ -239,10 +305,17 @@ fn kafka(mut section: Section<'_>, backend: Option<Backend>) -> Option<KafkaConf
     let format = section.or("format", defaults::FORMAT.as_str(), Format::parse);
     let compat = section.or("compat", defaults::COMPAT.as_str(), Compat::parse);
     let atomic_up_to = section.number("atomic_up_to", defaults::ATOMIC_UP_TO, rules::ATOMIC_UP_TO);
+    let password_file = section.optional("password_file", rules::secret_file);
     let properties = section.section("properties").all(|name, text| {
         let property = properties::property(name, text)?;
         Ok((Shown::Text(properties::shown_property(name, text)), property))
     });
+    let mut properties: BTreeMap<_, _> = properties.into_iter().collect();
+    if password_file.is_some() && properties.contains_key(PASSWORD_PROPERTY) {
+        section.refuse("password_file", format!("is set beside {PASSWORD_PROPERTY:?}; allowed: one of the two"));
+    }
+    let password = password_file.as_ref().and_then(|file| Secret::read(file).ok());
+    properties.extend(password.map(|password| (PASSWORD_PROPERTY.to_owned(), password)));
     Some(KafkaConfig {
         brokers: brokers?,
         topic_prefix: topic_prefix?,
@@ -250,7 +323,8 @@ fn kafka(mut section: Section<'_>, backend: Option<Backend>) -> Option<KafkaConf
         format: format?,
         compat: compat?,
         atomic_up_to: atomic_up_to?,
-        properties: properties.into_iter().collect(),
+        password_file,
+        properties,
     })
 }
 

@@ -2,6 +2,8 @@
 //! Nothing is decided here.
 
 use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,12 +14,20 @@ use etcd_client::{
 use pgbaton_core::{Code, Holder, HolderView, Lsn, Moment, Successor, Tenure, Timeline, VerdictSeen};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use crate::clock::boottime;
 use crate::config::{CoordinationConfig, Delivery};
+use crate::renewal::{Broken, Renewed};
+use crate::secret::Secret;
+use crate::tls;
 
 /// One call may take this long before its endpoint is given up on.
 pub const CALL_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// New credentials that etcd did not take are tried again this much later.
+const NEW_CREDENTIALS_AGAIN: Duration = Duration::from_secs(2);
 
 /// etcd did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -116,17 +126,43 @@ pub struct Stored {
 /// etcd, for the keys below one pipeline's prefix.
 pub struct Etcd {
     endpoints: Vec<Endpoint>,
+    options: Renewed<ConnectOptions>,
     at: AtomicUsize,
     prefix: String,
 }
 
 struct Endpoint {
     url: String,
-    options: ConnectOptions,
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<Connected>>,
+}
+
+/// A client, and what it was made with.
+struct Connected {
+    client: Client,
+    options: Arc<ConnectOptions>,
+    /// When newer options did not do last.
+    refused_at: Option<Instant>,
 }
 
 impl Endpoint {
+    async fn connect(&self, options: &ConnectOptions) -> Result<Client, EtcdError> {
+        let connecting = Client::connect([&self.url], Some(options.clone()));
+        match timeout(CALL_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.classify(error)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    /// A client for newer options, once it has had an answer: until then the older one is used. Credentials may be changed
+    /// here before they are in etcd, and a client that works is not let go for one that does not.
+    async fn replacement(&self, options: &ConnectOptions, key: String) -> Result<Client, EtcdError> {
+        let client = self.connect(options).await?;
+        match timeout(CALL_TIMEOUT, client.clone().get(key, None)).await {
+            Ok(answer) => answer.map(|_| client).map_err(|error| self.classify(error)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
     fn silent(&self) -> EtcdError {
         EtcdError::Unreachable(format!("no answer from {} within {} ms", self.url, CALL_TIMEOUT.as_millis()))
     }
@@ -145,14 +181,18 @@ impl Endpoint {
 }
 
 impl Etcd {
-    /// Reads certificates and keys; connects when first used. `prefix` is the pipeline's own, without a slash at its end.
+    /// Reads certificates, keys and the password once; connects when first used. `prefix` is the pipeline's own, without a
+    /// slash at its end.
     pub fn new(config: &CoordinationConfig, prefix: String) -> Result<Self, EtcdError> {
-        let endpoints = config
-            .endpoints
-            .iter()
-            .map(|url| Ok(Endpoint { url: url.clone(), options: options(config, url)?, client: Mutex::new(None) }))
-            .collect::<Result<_, EtcdError>>()?;
-        Ok(Etcd { endpoints, at: AtomicUsize::new(0), prefix })
+        let options = etcd_options(config).map_err(|broken| EtcdError::Setup(broken.text))?;
+        Ok(Etcd::renewed(config, Renewed::fixed(options), prefix))
+    }
+
+    /// The same with credentials that may change: new ones are used for new connections, as soon as etcd takes them.
+    pub fn renewed(config: &CoordinationConfig, options: Renewed<ConnectOptions>, prefix: String) -> Self {
+        let endpoint = |url: &String| Endpoint { url: url.clone(), client: Mutex::new(None) };
+        let endpoints = config.endpoints.iter().map(endpoint).collect();
+        Etcd { endpoints, options, at: AtomicUsize::new(0), prefix }
     }
 
     /// A key of the pipeline.
@@ -164,17 +204,27 @@ impl Etcd {
     pub async fn client(&self) -> (usize, Result<Client, EtcdError>) {
         let at = self.at.load(Ordering::Relaxed);
         let endpoint = &self.endpoints[at];
-        let mut client = endpoint.client.lock().await;
-        if let Some(client) = &*client {
-            return (at, Ok(client.clone()));
-        }
-        let connecting = Client::connect([&endpoint.url], Some(endpoint.options.clone()));
-        let connected = match tokio::time::timeout(CALL_TIMEOUT, connecting).await {
-            Ok(Ok(connected)) => Ok(client.insert(connected).clone()),
-            Ok(Err(error)) => Err(endpoint.classify(error)),
-            Err(_) => Err(endpoint.silent()),
+        let mut held = endpoint.client.lock().await;
+        let options = self.options.get();
+        let Some(connected) = &mut *held else {
+            let client = endpoint.connect(&options).await;
+            if let Ok(client) = &client {
+                *held = Some(Connected { client: client.clone(), options, refused_at: None });
+            }
+            return (at, client);
         };
-        (at, connected)
+        let due = connected.refused_at.is_none_or(|refused| refused.elapsed() >= NEW_CREDENTIALS_AGAIN);
+        if due && !Arc::ptr_eq(&connected.options, &options) {
+            match endpoint.replacement(&options, self.key("holder")).await {
+                Ok(client) => *connected = Connected { client, options, refused_at: None },
+                Err(error) => {
+                    if connected.refused_at.replace(Instant::now()).is_none() {
+                        warn!(%error, "etcd does not take the new credentials yet, the old ones stay in use");
+                    }
+                }
+            }
+        }
+        (at, Ok(connected.client.clone()))
     }
 
     /// Leaves this endpoint for the next one, unless somebody has left it already: two who fail on it at the same time
@@ -195,7 +245,7 @@ impl Etcd {
     {
         let (at, client) = self.client().await;
         let answer = match client {
-            Ok(client) => match tokio::time::timeout(CALL_TIMEOUT, call(client)).await {
+            Ok(client) => match timeout(CALL_TIMEOUT, call(client)).await {
                 Ok(answer) => answer.map_err(|error| self.endpoints[at].classify(error)),
                 Err(_) => Err(self.endpoints[at].silent()),
             },
@@ -400,18 +450,25 @@ fn holder(value: &[u8], revision: i64, lease_id: i64) -> Holder {
     }
 }
 
-fn options(config: &CoordinationConfig, url: &str) -> Result<ConnectOptions, EtcdError> {
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| EtcdError::Setup(format!("read {}: {error}", path.display())))
-    };
+/// What clients connect with, from the files as they are now.
+pub fn etcd_options(config: &CoordinationConfig) -> Result<ConnectOptions, Broken> {
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|error| Broken::tls(format_args!("{}: {error}", path.display())));
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CALL_TIMEOUT)
         .with_keep_alive(Duration::from_secs(2), Duration::from_secs(3))
         .with_require_leader(true);
     if let Some(user) = &config.user {
-        options = options.with_user(&user.username, user.password.expose()).with_auto_token_refresh(true);
+        let password = match &user.password_file {
+            Some(file) => Secret::read(file).map_err(|error| Broken::secret(file, &error))?,
+            None => user.password.clone(),
+        };
+        options = options.with_user(&user.username, password.expose()).with_auto_token_refresh(true);
     }
-    if url.starts_with("https://") {
+    // All alike.
+    if config.endpoints.iter().any(|url| url.starts_with("https://")) {
+        // The library would find out at its first connection, which is too late to keep what works.
+        tls::check(config.ca_file.as_deref(), config.certificate.as_ref())?;
         let mut tls = TlsOptions::new();
         tls = match &config.ca_file {
             Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),

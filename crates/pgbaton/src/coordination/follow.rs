@@ -1,6 +1,8 @@
 //! Listens to the holder: this worker's own connection to its stream of state. That it ends is the quickest sign there is.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -9,11 +11,15 @@ use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use pgbaton_core::{Input, Saying};
+use rustls::ClientConfig;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use crate::renewal::Renewed;
+use crate::tls::{HttpTls, WayError, connect};
 
 /// The first connection may take this long.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -34,12 +40,17 @@ pub struct Followed {
 }
 
 /// Tells what the holder says of its tenure, and when it is not heard any more, until `tell` answers false.
-pub async fn follow(mut whom: watch::Receiver<Option<Followed>>, pipeline: String, tell: impl Fn(Input) -> bool) {
+pub async fn follow(
+    mut whom: watch::Receiver<Option<Followed>>,
+    pipeline: String,
+    tls: Renewed<HttpTls>,
+    tell: impl Fn(Input) -> bool,
+) {
     loop {
         let followed = whom.borrow_and_update().clone();
         let listening = async {
             match &followed {
-                Some(followed) => listen(followed, &pipeline, &tell).await,
+                Some(followed) => listen(followed, &pipeline, &tls, &tell).await,
                 None => std::future::pending().await,
             }
         };
@@ -51,22 +62,30 @@ pub async fn follow(mut whom: watch::Receiver<Option<Followed>>, pipeline: Strin
 }
 
 /// Ends when nobody listens to us any more.
-async fn listen(followed: &Followed, pipeline: &str, tell: &impl Fn(Input) -> bool) {
+async fn listen(followed: &Followed, pipeline: &str, tls: &Renewed<HttpTls>, tell: &impl Fn(Input) -> bool) {
     let revision = followed.revision;
     let mut had = false;
+    let mut warned = false;
     loop {
         // If the holder answers a new connection, it is there.
         let limit = if had { ANSWER } else { CONNECT };
-        match timeout(limit, Stream::open(&followed.url)).await.ok().flatten() {
-            Some(mut stream) => {
+        match timeout(limit, Stream::open(&followed.url, &tls.get().peers)).await {
+            Ok(Ok(mut stream)) => {
                 had = true;
+                warned = false;
                 while let Some(status) = stream.next().await {
                     if !tell(Input::HolderHeard { revision, saying: saying(&status, pipeline, revision) }) {
                         return;
                     }
                 }
             }
-            None => {
+            failed => {
+                if let Ok(Err(WayError::Untrusted(error))) = failed
+                    && !std::mem::replace(&mut warned, true)
+                {
+                    let fix = "the holder's certificate has to be for the host in its http.advertise, of an authority in our http.ca_file";
+                    warn!(url = followed.url, %error, fix, "the holder cannot be listened to");
+                }
                 if had && !tell(Input::HolderUnheard { revision }) {
                     return;
                 }
@@ -118,22 +137,26 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// None: nobody answers there, or not with events.
-    async fn open(url: &str) -> Option<Stream> {
-        let uri: Uri = url.parse().ok()?;
-        let authority = uri.authority()?;
-        let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await.ok()?;
-        let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.ok()?;
+    /// Fails where nobody answers, or not with events.
+    async fn open(url: &str, tls: &Arc<ClientConfig>) -> Result<Stream, WayError> {
+        let url: Uri = url.parse().map_err(WayError::of)?;
+        let way = connect(&url, tls).await?;
+        let (mut sender, connection) =
+            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(way)).await.map_err(WayError::of)?;
         let connection = tokio::spawn(async move { drop(connection.await) }).abort_handle();
-        let request = Request::get("/events").header(header::HOST, authority.as_str()).body(Empty::new()).ok()?;
-        let response = sender.send_request(request).await;
-        match response {
+        let host = url.authority().map_or("", |authority| authority.as_str());
+        let request = Request::get("/events").header(header::HOST, host).body(Empty::new()).map_err(WayError::of)?;
+        match sender.send_request(request).await {
             Ok(response) if response.status() == StatusCode::OK => {
-                Some(Stream { body: response.into_body(), received: Vec::new(), connection })
+                Ok(Stream { body: response.into_body(), received: Vec::new(), connection })
             }
-            _ => {
+            Ok(response) => {
                 connection.abort();
-                None
+                Err(WayError::Unreachable(io::Error::other(format!("it answers {}", response.status()))))
+            }
+            Err(error) => {
+                connection.abort();
+                Err(WayError::of(error))
             }
         }
     }

@@ -49,7 +49,13 @@ enum Round {
     Failed { at: usize },
 }
 
-type Channel = (LeaseKeeper, LeaseKeepAliveStream);
+/// An open stream of renewals. It stays on its connection when others begin to use newer credentials.
+struct Channel {
+    keeper: LeaseKeeper,
+    replies: LeaseKeepAliveStream,
+    /// Keeps the connection.
+    _client: Client,
+}
 
 async fn round(etcd: &Etcd, tenure: Tenure, channel: &mut Option<Channel>) -> Round {
     let asked_at = boottime();
@@ -78,10 +84,10 @@ async fn round(etcd: &Etcd, tenure: Tenure, channel: &mut Option<Channel>) -> Ro
 
 /// The TTL after the renewal; zero where the lease has ended.
 async fn renew(client: &mut Client, lease_id: i64, channel: &mut Option<Channel>) -> Result<Duration, Error> {
-    let (keeper, replies) = match channel {
+    let Channel { keeper, replies, .. } = match channel {
         Some(open) => open,
         None => match client.lease_keep_alive(lease_id).await {
-            Ok(opened) => channel.insert(opened),
+            Ok((keeper, replies)) => channel.insert(Channel { keeper, replies, _client: client.clone() }),
             // The library says so, with this error and on opening alone, for a reply without a TTL.
             Err(Error::LeaseKeepAliveError(_)) => return Ok(Duration::ZERO),
             Err(error) => return Err(error),

@@ -8,7 +8,7 @@ mod peers;
 mod watch;
 
 pub use checkpoint::{Checkpointed, Kept, KeptError};
-pub use etcd::{Accepted, CALL_TIMEOUT, Etcd, EtcdError, Granted, HolderValue, VerdictValue};
+pub use etcd::{Accepted, CALL_TIMEOUT, Etcd, EtcdError, Granted, HolderValue, VerdictValue, etcd_options};
 pub use follow::{Followed, follow};
 pub use keepalive::keep_alive;
 pub use peers::{Peers, WorkerValue, exchange};

@@ -1,17 +1,25 @@
 //! The adapter on a real etcd: what it tells when the lease, the key or the history behind a watch is taken away.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, CompactionOptions, PutOptions};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, PutOptions};
 use pgbaton_core::{HolderView, Input, Moment, Tenure};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use xtask::single;
+use xtask::single::{self, EtcdTls};
 
-use super::{Checkpointed, Etcd, HolderValue, keep_alive, watch_holder};
-use crate::config::{Backend, CoordinationConfig, OnLoss};
+use super::{Checkpointed, Etcd, HolderValue, etcd_options, keep_alive, watch_holder};
+use crate::config::{Backend, Certificate, CoordinationConfig, EtcdUser, OnLoss};
+use crate::renewal::{Renewal, Scope};
+use crate::secret::Secret;
+use crate::status::Board;
+use pki::Authority;
+
+#[path = "../../tests/pki/mod.rs"]
+mod pki;
 
 const TTL: Duration = Duration::from_secs(10);
 /// Nothing here depends on speed: what did not come by then does not come.
@@ -30,6 +38,20 @@ struct Told {
     task: JoinHandle<()>,
 }
 
+/// A configuration that names one server.
+fn config(server: &single::Etcd) -> CoordinationConfig {
+    CoordinationConfig {
+        backend: Backend::Etcd,
+        endpoints: vec![server.endpoint()],
+        ca_file: None,
+        certificate: None,
+        user: None,
+        prefix: "/pgbaton".to_owned(),
+        lease_ttl: TTL,
+        on_loss: OnLoss::Strict,
+    }
+}
+
 impl World {
     async fn start() -> Self {
         Self::with(1).await
@@ -38,32 +60,30 @@ impl World {
     async fn with(members: usize) -> Self {
         let members = single::Etcd::start_members(members).unwrap();
         let endpoints: Vec<_> = members.iter().map(single::Etcd::endpoint).collect();
-        let config = CoordinationConfig {
-            backend: Backend::Etcd,
-            endpoints: endpoints.clone(),
-            ca_file: None,
-            certificate: None,
-            user: None,
-            prefix: "/pgbaton".to_owned(),
-            lease_ttl: TTL,
-            on_loss: OnLoss::Strict,
-        };
+        let config = CoordinationConfig { endpoints: endpoints.clone(), ..config(&members[0]) };
         let etcd = Arc::new(Etcd::new(&config, "/pgbaton/orders".to_owned()).unwrap());
         let by_hand = Client::connect(&endpoints, None).await.unwrap();
         World { members, etcd, by_hand }
     }
 
+    /// With a user, whose password stands in a file; and how the worker reads it again.
+    async fn start_with_user(file: &Path) -> (Self, CoordinationConfig) {
+        let server = single::Etcd::start().unwrap();
+        let password = Secret::read(file).unwrap();
+        let mut by_hand = Client::connect([server.endpoint()], None).await.unwrap();
+        by_hand.user_add("root", password.expose(), None).await.unwrap();
+        by_hand.user_grant_role("root", "root").await.unwrap();
+        by_hand.auth_enable().await.unwrap();
+        let options = ConnectOptions::new().with_user("root", password.expose()).with_auto_token_refresh(true);
+        let by_hand = Client::connect([server.endpoint()], Some(options)).await.unwrap();
+        let user = EtcdUser { username: "root".to_owned(), password, password_file: Some(file.to_owned()) };
+        let config = CoordinationConfig { user: Some(user), ..config(&server) };
+        let etcd = Arc::new(Etcd::new(&config, "/pgbaton/orders".to_owned()).unwrap());
+        (World { members: vec![server], etcd, by_hand }, config)
+    }
+
     async fn take(&self) -> Tenure {
-        let lease = self.etcd.grant(TTL).await.unwrap();
-        let value = HolderValue {
-            worker: "worker-1".to_owned(),
-            nonce: "n".to_owned(),
-            url: "http://127.0.0.1:1".to_owned(),
-            delivery: "exactly-once".to_owned(),
-            tenures: 1,
-        };
-        let (revision, _) = self.etcd.take_holder(lease.id, &value, None).await.unwrap().expect("nobody has it");
-        Tenure::new(lease.id, revision, lease.ttl, Moment::default())
+        take(&self.etcd).await
     }
 
     /// Which member leads.
@@ -79,17 +99,35 @@ impl World {
     }
 
     fn keep_alive(&self, tenure: Tenure) -> Told {
-        let (tell, inputs) = unbounded_channel();
-        let task = tokio::spawn(keep_alive(Arc::clone(&self.etcd), tenure, move |input| tell.send(input).is_ok()));
-        Told { inputs, task }
+        told(|tell| keep_alive(Arc::clone(&self.etcd), tenure, tell))
     }
 
     fn watch(&self) -> Told {
-        let (tell, inputs) = unbounded_channel();
-        let task = tokio::spawn(watch_holder(Arc::clone(&self.etcd), move |input| tell.send(input).is_ok()));
-        Told { inputs, task }
+        told(|tell| watch_holder(Arc::clone(&self.etcd), tell))
     }
 }
+
+async fn take(etcd: &Etcd) -> Tenure {
+    let lease = etcd.grant(TTL).await.unwrap();
+    let value = HolderValue {
+        worker: "worker-1".to_owned(),
+        nonce: "n".to_owned(),
+        url: "http://127.0.0.1:1".to_owned(),
+        delivery: "exactly-once".to_owned(),
+        tenures: 1,
+    };
+    let (revision, _) = etcd.take_holder(lease.id, &value, None).await.unwrap().expect("nobody has it");
+    Tenure::new(lease.id, revision, lease.ttl, Moment::default())
+}
+
+/// Starts a task of the adapter.
+fn told<F: Future<Output = ()> + Send + 'static>(task: impl FnOnce(Tell) -> F) -> Told {
+    let (tell, inputs) = unbounded_channel();
+    let task = tokio::spawn(task(Box::new(move |input| tell.send(input).is_ok())));
+    Told { inputs, task }
+}
+
+type Tell = Box<dyn Fn(Input) -> bool + Send + Sync>;
 
 impl Told {
     /// The first input that is as asked.
@@ -246,4 +284,120 @@ async fn without_a_quorum_nothing_is_renewed_and_nobody_is_told_to_be_gone() {
     world.members[0].start_again().unwrap();
     watched.until(|input| matches!(input, Input::HolderSeen(_))).await;
     kept.until(|input| is_alive(input) || is_lost(input)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_lives_on_while_the_password_changes_and_new_requests_use_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "first").unwrap();
+    let (mut world, config) = World::start_with_user(&file).await;
+    let mut renewal = Renewal::new().unwrap();
+    let of = config.clone();
+    let options = renewal.keep("coordination", Scope(None), [file.clone()], move || etcd_options(&of)).unwrap();
+    world.etcd = Arc::new(Etcd::renewed(&config, options.clone(), "/pgbaton/orders".to_owned()));
+    let looking = tokio::spawn(renewal.run(Board::new("worker-1", "etcd", ["orders"])));
+    let tenure = world.take().await;
+    let mut kept = world.keep_alive(tenure);
+    kept.until(is_alive).await;
+
+    // The file first: what etcd does not take yet is not used yet.
+    let before = options.get();
+    std::fs::write(&file, "second").unwrap();
+    while Arc::ptr_eq(&before, &options.get()) {
+        assert!(world.etcd.view().await.is_ok());
+    }
+    for _ in 0..2 {
+        assert!(world.etcd.view().await.is_ok(), "the old password is still in use");
+        kept.until(is_alive).await;
+    }
+    // etcd forgets the tokens of a user whose password changes.
+    world.by_hand.user_change_password("root", "second").await.unwrap();
+    let taken = async {
+        while world.etcd.view().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(BOUND, taken).await.expect("the new password is used");
+    let renewed = |input: &Input| is_alive(input) || is_lost(input);
+    for _ in 0..3 {
+        assert!(is_alive(&kept.until(renewed).await), "the lease went on");
+    }
+
+    // And the other way round.
+    let options = ConnectOptions::new().with_user("root", "second");
+    let mut by_hand = Client::connect([world.members[0].endpoint()], Some(options)).await.unwrap();
+    by_hand.user_change_password("root", "third").await.unwrap();
+    assert!(world.etcd.view().await.is_err());
+    std::fs::write(&file, "third").unwrap();
+    timeout(BOUND, async {
+        while world.etcd.view().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the new password is used");
+    for _ in 0..3 {
+        assert!(is_alive(&kept.until(renewed).await), "the lease went on");
+    }
+    looking.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_lives_on_while_the_certificates_of_both_sides_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| Authority::new(folder.path(), name));
+    let shown = first.issue("etcd");
+    let tls = EtcdTls { certificate: shown.chain, key: shown.key, client_authorities: first.pem() + &second.pem() };
+    let mut server = single::Etcd::start_with_tls(&tls).unwrap();
+    let [cert_file, key_file] = first.issue("worker").put(folder.path(), "own");
+    let ca_file = folder.path().join("ca");
+    std::fs::write(&ca_file, first.pem()).unwrap();
+    let config = CoordinationConfig {
+        ca_file: Some(ca_file.clone()),
+        certificate: Some(Certificate { cert_file: cert_file.clone(), key_file: key_file.clone() }),
+        ..config(&server)
+    };
+    let mut renewal = Renewal::new().unwrap();
+    let (of, files) = (config.clone(), [ca_file.clone(), cert_file, key_file]);
+    let options = renewal.keep("coordination", Scope(None), files, move || etcd_options(&of)).unwrap();
+    let etcd = Arc::new(Etcd::renewed(&config, options.clone(), "/pgbaton/orders".to_owned()));
+    let looking = tokio::spawn(renewal.run(Board::new("worker-1", "etcd", ["orders"])));
+    let tenure = take(&etcd).await;
+    let mut kept = told(|tell| keep_alive(Arc::clone(&etcd), tenure, tell));
+    kept.until(is_alive).await;
+
+    // Ours, and whom we trust beside the first.
+    let before = options.get();
+    second.issue("worker").put(folder.path(), "own");
+    std::fs::write(&ca_file, first.pem() + &second.pem()).unwrap();
+    while Arc::ptr_eq(&before, &options.get()) {
+        etcd.view().await.expect("what was read before is in use");
+    }
+    // Theirs; and a start after which nothing that was connected before is left, nor trusted.
+    let shown = second.issue("etcd");
+    let tls = EtcdTls { certificate: shown.chain, key: shown.key, client_authorities: second.pem() };
+    server.set_tls(&tls).unwrap();
+    server.server().kill();
+    server.start_again().unwrap();
+    let told = kept.until(|input| is_alive(input) || is_lost(input)).await;
+    assert!(is_alive(&told), "{told:?}");
+    etcd.view().await.unwrap();
+    looking.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_etcd_has_forgotten_is_had_anew_and_the_lease_lives_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "first").unwrap();
+    let (mut world, _) = World::start_with_user(&file).await;
+    let tenure = world.take().await;
+    let mut kept = world.keep_alive(tenure);
+    kept.until(is_alive).await;
+    // Its tokens are in its memory only.
+    world.members[0].server().kill();
+    world.members[0].start_again().unwrap();
+    assert!(matches!(kept.until(|input| is_alive(input) || is_lost(input)).await, Input::KeptAlive { .. }));
+    assert!(world.etcd.view().await.is_ok());
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::facts::{
     EtcdFacts, EtcdMember, Facts, PatroniFacts, PipelineFacts, PostgresFacts, Refused, ServerFacts, Wanted,
 };
-use crate::cli::client;
+use crate::cli::client::Client;
 use crate::config::{Backend, Config, CoordinationConfig, PipelineConfig};
 use crate::coordination::{Etcd, EtcdError};
 use crate::servers;
@@ -153,8 +153,11 @@ async fn kafka(config: &Config, settings: &PipelineConfig, topics: Vec<String>) 
 }
 
 async fn patroni(urls: &[String]) -> PatroniFacts {
+    let client = Client::plain();
+    let client = &client;
     let ask = |url: String, path: &'static str| async move {
-        let answer = client::get(&url, path).await.map_err(|error| error.to_string())?;
+        let client = client.as_ref().map_err(ToString::to_string)?;
+        let answer = client.get(&url, path).await.map_err(|error| error.to_string())?;
         Ok::<Value, String>(answer.body)
     };
     let mut facts = PatroniFacts::default();

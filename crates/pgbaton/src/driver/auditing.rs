@@ -12,6 +12,7 @@ use tracing::{error, warn};
 use crate::clock::Timestamp;
 use crate::coordination::WorkerValue;
 use crate::metrics::Meters;
+use crate::renewal::Renewed;
 use crate::status::Audit;
 
 /// Between two rounds.
@@ -24,7 +25,7 @@ pub struct Auditor {
     /// The pipeline's name.
     pub pipeline: String,
     /// Where its topics are.
-    pub target: KafkaTarget,
+    pub target: Renewed<KafkaTarget>,
     /// Where violations are counted.
     pub meters: Meters,
     /// What was found, and where it is told.
@@ -47,7 +48,9 @@ impl Auditor {
 
     /// Round after round. Each time as a standby begins at the end of the topics, and may find again what is known.
     async fn witness(&self, known: &mut BTreeSet<(Rule, Place)>) {
-        let mut audit = match KafkaAudit::of_what_comes(&self.target) {
+        let target = self.target.get();
+        let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..KafkaTarget::clone(&target) };
+        let mut audit = match KafkaAudit::of_what_comes(&target) {
             Ok(audit) => audit,
             // Settings that cannot be used are refused long before.
             Err(fault) => return warn!(pipeline = self.pipeline, %fault, "cannot audit the topics"),

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use super::eager::eagerly;
 use super::{failures, looking};
 use crate::config::PostgresConfig;
+use crate::renewal::Broken;
+use crate::secret::Secret;
 
 /// Connect, authenticate and look: the first try. Behind a proxy a connection may hang on a server that has just gone.
 pub const FIRST_LIMIT: Duration = Duration::from_secs(1);
@@ -32,11 +34,15 @@ pub struct Wanted {
     pub topic_prefix: String,
 }
 
-/// The connection string with its password.
-pub fn conninfo(settings: &PostgresConfig) -> Result<Conninfo, String> {
-    let conninfo = Conninfo::parse(settings.url.expose()).map_err(|error| error.to_string())?;
-    let password = settings.password.as_ref().map(|password| pgbaton_postgres::Secret::new(password.expose()));
-    Ok(conninfo.with_password(password))
+/// The connection string with its password, which is read from its file now.
+pub fn conninfo(settings: &PostgresConfig) -> Result<Conninfo, Broken> {
+    let conninfo = Conninfo::parse(settings.url.expose())
+        .map_err(|error| Broken { code: Code::ConfigInvalid, text: error.to_string() })?;
+    let password = match &settings.password_file {
+        Some(file) => Some(Secret::read(file).map_err(|error| Broken::secret(file, &error))?),
+        None => settings.password.clone(),
+    };
+    Ok(conninfo.with_password(password.map(|password| pgbaton_postgres::Secret::new(password.expose()))))
 }
 
 type Found = (ReplicationConnection, Inspection, HashMap<u32, Vec<String>>);

@@ -1,5 +1,6 @@
 //! The driver: joins the core's machine to PostgreSQL, Kafka and etcd. One loop for each pipeline; it decides nothing.
 
+mod access;
 mod auditing;
 mod batons;
 mod eager;
@@ -14,6 +15,7 @@ mod session;
 mod sink;
 mod watchdog;
 
+use access::Access;
 pub(crate) use failures::rfc3339_micros;
 pub(crate) use inspecting::{LAST_LIMIT, Wanted, conninfo, inspect};
 
@@ -24,9 +26,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
-use crate::coordination::EtcdError;
 use crate::http::Command;
+use crate::renewal::{Renewal, Renewed};
 use crate::status::Board;
+use crate::tls::HttpTls;
 
 /// The driver could not start, or a pipeline's loop has died.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +50,9 @@ pub enum Error {
         /// What is wrong with them.
         reason: String,
     },
-    /// etcd's files cannot be read.
-    #[error("coordination: {0}")]
-    Coordination(#[from] EtcdError),
+    /// A file with a certificate, key or password cannot be used.
+    #[error("{0}")]
+    Files(String),
     /// The operating system refused a thread or random bytes.
     #[error("start: {0}")]
     Start(#[from] std::io::Error),
@@ -66,21 +69,17 @@ pub async fn run(
     advertised_url: String,
     mut commands: BTreeMap<String, mpsc::Receiver<Command>>,
     shutdown: watch::Receiver<bool>,
+    http_tls: Renewed<HttpTls>,
+    mut renewal: Renewal,
 ) -> Result<(), Error> {
-    let batons = batons::Batons::of(config.pipelines.keys());
+    let shared = access::Shared::new(&config, http_tls, &mut renewal)?;
     let mut pipelines = Vec::new();
     for name in config.pipelines.keys() {
         let Some((orders, publisher)) = commands.remove(name).zip(board.publisher(name)) else { continue };
-        pipelines.push(pipeline::Pipeline::new(
-            &config,
-            name,
-            &board,
-            publisher,
-            &advertised_url,
-            orders,
-            batons.clone(),
-        )?);
+        let access = Access::new(&config, name, &shared, &mut renewal)?;
+        pipelines.push(pipeline::Pipeline::new(&config, name, &board, publisher, &advertised_url, orders, access)?);
     }
+    let looking = tokio::spawn(renewal.run(board));
     let mut running = JoinSet::new();
     for pipeline in pipelines {
         running.spawn(pipeline.run(shutdown.clone()));
@@ -88,5 +87,6 @@ pub async fn run(
     while let Some(ended) = running.join_next().await {
         ended?;
     }
+    looking.abort();
     Ok(())
 }

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 use super::eager::eagerly;
 use super::{failures, looking};
 use crate::clock::boottime;
+use crate::renewal::Renewed;
 
 /// How often, give or take a fifth.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -21,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// What a poller looks at.
 pub struct Poller {
     /// Where.
-    pub conninfo: Arc<Conninfo>,
+    pub conninfo: Renewed<Conninfo>,
     /// The slot.
     pub slot: String,
     /// The publication.
@@ -75,7 +76,8 @@ impl Poller {
         let client = match client {
             Some(client) => client,
             None => {
-                let opened = eagerly(PERIOD, || connect_client(&self.conninfo, "pgbaton", Some(LIMIT))).await;
+                let conninfo = self.conninfo.get();
+                let opened = eagerly(PERIOD, || connect_client(&conninfo, "pgbaton", Some(LIMIT))).await;
                 // Its task ends with the client.
                 let (opened, _task) = opened.map_err(|error| failures::connect(&error))?;
                 client.insert(opened)

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Answer, App, Command, Problem, Service, probe::unknown_pipeline, server::Connection};
-use crate::secret::Secret;
+use crate::{config::VerifyClient, secret::Secret};
 
 /// A body that takes longer to arrive is not a command.
 const BODY_TIME: Duration = Duration::from_secs(2);
@@ -108,11 +108,16 @@ async fn body<T: Default + serde::de::DeserializeOwned>(request: Request) -> Res
     }
 }
 
-/// Everybody with the token; without one, this machine only, and no web page that a browser here has open.
+/// Everybody with the token, and with a certificate where those are asked for; where neither is, this machine only, and no
+/// web page that a browser here has open.
 fn authorise(service: &Service, connection: &Connection, headers: &HeaderMap) -> Result<(), Problem> {
     let forbidden = |what: &str, fix: &str| Problem::new(StatusCode::FORBIDDEN, "forbidden", what).fix(fix);
+    let by_certificate = service.verify_client != VerifyClient::None;
+    if by_certificate && !connection.certified {
+        return Err(forbidden("this needs a certificate", "show one that http.client_ca_file has signed"));
+    }
     let Some(file) = &service.token_file else {
-        if !connection.peer.ip().to_canonical().is_loopback() {
+        if !by_certificate && !connection.peer.ip().to_canonical().is_loopback() {
             return Err(forbidden("without a token this is answered on loopback only", "set http.token_file"));
         }
         if headers.contains_key(header::ORIGIN) {

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub use command::{Answer, Command, Refused};
 pub use server::{Bound, Server, bind};
 
-use crate::{metrics, status::Board};
+use crate::{config::VerifyClient, metrics, renewal::Renewed, status::Board, tls::HttpTls};
 
 /// The body of a command is a worker's name.
 const GREATEST_BODY: usize = 4 << 10;
@@ -34,8 +34,12 @@ pub struct Service {
     pub board: Board,
     /// Where each pipeline takes commands.
     pub commands: BTreeMap<String, mpsc::Sender<Command>>,
-    /// The token that unsafe methods need; without it they are answered on loopback only.
+    /// The token that unsafe methods need; without it they are answered on loopback only, or for a client's certificate.
     pub token_file: Option<PathBuf>,
+    /// What TLS is spoken with; without it, or where it has no side of a server, plain HTTP is.
+    pub tls: Option<Renewed<HttpTls>>,
+    /// Of whom `tls` asks a certificate.
+    pub verify_client: VerifyClient,
     /// The counters.
     pub metrics: PrometheusHandle,
 }

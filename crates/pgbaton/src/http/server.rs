@@ -18,20 +18,25 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
     task::{AbortHandle, Id, JoinError, JoinSet},
+    time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{Service, router};
+use crate::{renewal::Renewed, tls::HttpTls};
 
 /// Far more than any honest crowd of probes and peers needs at once. Under a flood of ten thousand connections a second
 /// each still stays for a tenth of a second, time enough for a probe.
 const MOST_CONNECTIONS: u64 = 1024;
 /// Connections that wait to be taken.
 const QUEUE: i32 = 4096;
-/// A request's head is sent at once by whoever means it.
+/// A request's head is sent at once by whoever means it, and so is what a TLS handshake takes.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// The greatest head.
 const HEAD_BYTES: usize = 16 << 10;
@@ -94,7 +99,7 @@ impl Bound {
             TcpListener::from_std(self.listener)?
         };
         let most = most_connections();
-        let metrics = service.metrics.clone();
+        let (metrics, tls) = (service.metrics.clone(), service.tls.clone());
         let router = router(service, most / 4);
         runtime.spawn(async move {
             let mut ticks = tokio::time::interval(UPKEEP);
@@ -103,7 +108,7 @@ impl Bound {
                 metrics.run_upkeep();
             }
         });
-        runtime.spawn(accept(listener, router, most));
+        runtime.spawn(accept(listener, tls, router, most));
         Ok(Server { runtime: Some(runtime) })
     }
 }
@@ -133,6 +138,8 @@ fn most_connections() -> usize {
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub peer: SocketAddr,
+    /// Whether the client has shown a certificate that was asked for.
+    pub certified: bool,
     /// Whether it is an event stream, which stays open by its nature.
     pub streams: Arc<AtomicBool>,
 }
@@ -145,13 +152,13 @@ struct Open {
 }
 
 impl Open {
-    fn add(&mut self, peer: SocketAddr, stream: TcpStream, router: Router) {
+    fn add(&mut self, peer: SocketAddr, stream: TcpStream, tls: Option<Arc<ServerConfig>>, router: Router) {
         if self.connections.len() >= self.most {
             self.end_oldest();
         }
-        let connection = Connection { peer, streams: Arc::default() };
+        let connection = Connection { peer, certified: false, streams: Arc::default() };
         let streams = Arc::clone(&connection.streams);
-        let task = self.tasks.spawn(answer(stream, connection, router));
+        let task = self.tasks.spawn(answer(stream, tls, connection, router));
         self.connections.push_back((task, streams));
     }
 
@@ -178,7 +185,7 @@ impl Open {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, most: usize) {
+async fn accept(listener: TcpListener, tls: Option<Renewed<HttpTls>>, router: Router, most: usize) {
     let mut open = Open { connections: VecDeque::new(), tasks: JoinSet::new(), most };
     let mut out_of_files = false;
     loop {
@@ -189,7 +196,7 @@ async fn accept(listener: TcpListener, router: Router, most: usize) {
             accepted = listener.accept(), if open.tasks.len() < 2 * most => match accepted {
                 Ok((stream, peer)) => {
                     out_of_files = false;
-                    open.add(peer, stream, router.clone());
+                    open.add(peer, stream, tls.as_ref().and_then(|tls| tls.get().server.clone()), router.clone());
                 }
                 Err(error) => {
                     // Once, not at every client of a crowd.
@@ -203,10 +210,22 @@ async fn accept(listener: TcpListener, router: Router, most: usize) {
     }
 }
 
-async fn answer(stream: TcpStream, connection: Connection, router: Router) {
+async fn answer(stream: TcpStream, tls: Option<Arc<ServerConfig>>, mut connection: Connection, router: Router) {
     // Neither setting is needed for a right answer.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_TIME.as_millis() as u32);
+    let Some(tls) = tls else { return converse(stream, connection, router).await };
+    match timeout(HEAD_TIME, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            connection.certified = stream.get_ref().1.peer_certificates().is_some();
+            converse(stream, connection, router).await;
+        }
+        Ok(Err(error)) => tracing::debug!(peer = %connection.peer, %error, "a client did not agree on TLS"),
+        Err(_) => tracing::debug!(peer = %connection.peer, "a client did not agree on TLS in time"),
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, connection: Connection, router: Router) {
     let app = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use pgbaton_core::Moment;
 use tokio::sync::watch;
 
-use super::{Coordination, PipelineStatus, WorkerStatus};
+use super::{Coordination, PipelineStatus, Reason, WorkerStatus};
 use crate::clock::{Timestamp, boottime};
+use crate::renewal::Scope;
 
 /// A driver loop that has not turned for this long is not alive.
 pub const STILL_AFTER: Duration = Duration::from_secs(10);
@@ -21,6 +22,8 @@ struct Inner {
     started_at: Timestamp,
     coordination: watch::Sender<Coordination>,
     pipelines: BTreeMap<String, Pipeline>,
+    /// Of files that cannot be used.
+    unusable_files: watch::Sender<Vec<(Scope, Reason)>>,
     /// Moves with every publication, whoever's.
     changes: watch::Sender<u64>,
 }
@@ -50,6 +53,7 @@ impl Board {
             started_at: Timestamp::now(),
             coordination: watch::Sender::new(Coordination { backend, reachable: false, degraded_since: None }),
             pipelines: pipelines.into_iter().map(pipeline).collect(),
+            unusable_files: watch::Sender::new(Vec::new()),
             changes: watch::Sender::new(0),
         }))
     }
@@ -83,9 +87,29 @@ impl Board {
         self.0.pipelines.keys().map(String::as_str)
     }
 
+    /// Says which files of the configuration have changed and cannot be used. A reason that its pipeline gives itself goes
+    /// before one of the same code.
+    pub fn unusable_files(&self, reasons: Vec<(Scope, Reason)>) {
+        let changed = self.0.unusable_files.send_if_modified(|current| {
+            let changed = *current != reasons;
+            *current = reasons;
+            changed
+        });
+        if changed {
+            self.changed();
+        }
+    }
+
     /// One pipeline as it is now.
     pub fn pipeline(&self, name: &str) -> Option<PipelineStatus> {
-        self.0.pipelines.get(name).map(|pipeline| pipeline.status.borrow().clone().at(boottime()))
+        let mut status = self.0.pipelines.get(name)?.status.borrow().clone().at(boottime());
+        for (Scope(of), reason) in self.0.unusable_files.borrow().iter() {
+            let concerns = of.as_ref().is_none_or(|of| of == name);
+            if concerns && !status.reasons.iter().any(|known| known.code == reason.code) {
+                status.reasons.push(reason.clone());
+            }
+        }
+        Some(status)
     }
 
     /// Everything as it is now.

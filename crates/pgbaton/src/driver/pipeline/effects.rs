@@ -36,10 +36,10 @@ impl Pipeline {
                 self.serial += 1;
                 let limit = self.inspect_limit;
                 self.inspect_limit = (limit * 2).min(inspecting::LAST_LIMIT);
-                self.step(session::inspect(self.conninfo.clone(), self.wanted.clone(), limit));
+                self.step(session::inspect(self.access.conninfo.get(), self.wanted.clone(), limit));
             }
             Effect::FreeSlot { pid, revision } => {
-                let (conninfo, slot, name) = (self.conninfo.clone(), self.wanted.slot.clone(), self.name.clone());
+                let (conninfo, slot, name) = (self.access.conninfo.get(), self.wanted.slot.clone(), self.name.clone());
                 let identity = self.worker.identity();
                 let (pipeline, nonce) = (identity.pipeline_hash.clone(), identity.nonce.clone());
                 let backend_pid = self.session.connection.as_ref().map_or(0, |connection| connection.backend_pid());
@@ -56,7 +56,7 @@ impl Pipeline {
             }
             Effect::Fence => match (random_hex(16), self.worker.tenure()) {
                 (Ok(id), Some(tenure)) => {
-                    let (delivering, topics) = (self.delivering.clone(), self.session.topics.clone());
+                    let (delivering, topics) = (self.delivering(), self.session.topics.clone());
                     let worker = self.holder_value.worker.clone();
                     self.step(session::fence(delivering, worker, id, tenure, topics));
                 }
@@ -98,9 +98,9 @@ impl Pipeline {
                 self.step(session.end(commit, by));
             }
             Effect::ProbeSink => {
-                let kafka = self.delivering.kafka.clone();
+                let delivering = self.delivering();
                 self.tell(async move {
-                    Input::SinkProbed(kafka.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string()))
+                    Input::SinkProbed(delivering.kafka.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string()))
                 });
             }
             Effect::WriteVerdict(gap) => self.write_verdict(&gap),

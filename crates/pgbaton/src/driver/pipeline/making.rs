@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use pgbaton_core::{Cutting, Hand, Identity, Input, Policy, Worker, hash_of};
 use pgbaton_sinks::debezium::Source;
-use pgbaton_sinks::kafka::{KafkaStandby, KafkaTarget};
+use pgbaton_sinks::kafka::KafkaStandby;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::super::access::Access;
 use super::super::auditing::Auditor;
-use super::super::batons::Batons;
 use super::super::poller::Poller;
 use super::super::publishing::Telling;
 use super::super::reporting::Reporter;
@@ -21,7 +21,7 @@ use super::super::watchdog::Watchdog;
 use super::super::{Error, inspecting};
 use super::{FACTS, Fact, PROBE_LIMIT, PROBE_PERIOD, Pipeline};
 use crate::config::{Backend, Config, Delivery, OnGap, OnLoss, PipelineConfig};
-use crate::coordination::{self, HolderValue, Peers, WorkerValue};
+use crate::coordination::{self, Etcd, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
 use crate::servers;
@@ -36,12 +36,10 @@ impl Pipeline {
         publisher: Publisher,
         url: &str,
         orders: mpsc::Receiver<Command>,
-        batons: Arc<Batons>,
+        access: Access,
     ) -> Result<Pipeline, Error> {
         let settings = &config.pipelines[name];
-        let conninfo = inspecting::conninfo(&settings.postgres)
-            .map_err(|reason| Error::Conninfo { pipeline: name.to_owned(), reason })?;
-        let target = servers::kafka_target(config, settings);
+        let (conninfo, target) = (access.conninfo.get(), access.kafka.get());
         let kafka = |reason: String| Error::Kafka { pipeline: name.to_owned(), reason };
         let delivery = settings.kafka.delivery;
         let patience = servers::delivery_patience(config);
@@ -79,8 +77,12 @@ impl Pipeline {
             accept_gaps: settings.on_gap == OnGap::Accept,
         };
         let (peers_told, peers) = watch::channel(Peers::new());
-        let etcd = servers::etcd(config, name)?.map(Arc::new);
-        let renewing = servers::etcd(config, name)?.map(Arc::new);
+        let prefix_in_etcd = format!("{}/{name}", config.coordination.prefix);
+        let etcd = || {
+            let etcd = || Etcd::renewed(&config.coordination, access.shared.etcd.clone(), prefix_in_etcd.clone());
+            (config.coordination.backend == Backend::Etcd).then(etcd).map(Arc::new)
+        };
+        let (etcd, renewing) = (etcd(), etcd());
         let own = watch::Sender::new(own);
         let mut tasks = JoinSet::new();
         let facts = mpsc::channel(FACTS);
@@ -88,13 +90,14 @@ impl Pipeline {
             tasks.spawn(coordination::exchange(etcd.clone(), own.subscribe(), peers_told, telling(&facts.0)));
         }
         let followed = watch::Sender::new(None);
-        tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), telling(&facts.0)));
+        let tls = access.shared.http_tls.clone();
+        tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), tls, telling(&facts.0)));
         let meters = Meters::new(name);
         // What it would call doubled is allowed at least once, and it has no progress to go by there.
         let audited = (settings.audit && delivery == Delivery::ExactlyOnce).then(|| {
             let told = watch::Sender::new(Audit::default());
             let audited = told.subscribe();
-            let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..target };
+            let target = access.kafka.clone();
             let auditor = Auditor { pipeline: name.to_owned(), target, meters: meters.clone(), told };
             tasks.spawn(auditor.run(own.subscribe()));
             audited
@@ -102,7 +105,7 @@ impl Pipeline {
         Ok(Pipeline {
             name: name.to_owned(),
             worker: Worker::new(identity, policy),
-            batons,
+            batons: access.shared.batons.clone(),
             hand: Hand::default(),
             session: Session::default(),
             serial: 0,
@@ -130,7 +133,7 @@ impl Pipeline {
                 },
                 cutting: cutting(settings),
             },
-            conninfo: Arc::new(conninfo),
+            access,
             delivering: Arc::new(Delivering {
                 delivery,
                 kafka: Arc::new(standby),
@@ -166,7 +169,7 @@ impl Pipeline {
         let facts = self.facts.0.clone();
         let seed = u64::from_str_radix(&self.holder_value.nonce, 16).unwrap_or(1);
         let poller = Poller {
-            conninfo: self.conninfo.clone(),
+            conninfo: self.access.conninfo.clone(),
             slot: self.wanted.slot.clone(),
             publication: self.wanted.publication.clone(),
             now: self.look_now.clone(),
@@ -175,7 +178,7 @@ impl Pipeline {
         self.tasks.spawn(
             poller.run(move |input, extra| facts.try_send(Fact::Seen(input, extra)).is_ok() || !facts.is_closed()),
         );
-        let (facts, kafka) = (self.facts.0.clone(), self.delivering.kafka.clone());
+        let (facts, kafka, target) = (self.facts.0.clone(), self.delivering.kafka.clone(), self.access.kafka.clone());
         let own = self.own.subscribe();
         self.tasks.spawn(async move {
             let mut ticks = tokio::time::interval(PROBE_PERIOD);
@@ -185,6 +188,7 @@ impl Pipeline {
                 if own.borrow().role == "active" {
                     continue;
                 }
+                kafka.aim_at(target.get());
                 let answer = kafka.check(PROBE_LIMIT).await.map_err(|fault| fault.to_string());
                 let _ = facts.send(Fact::Told(Input::SinkProbed(answer))).await;
             }

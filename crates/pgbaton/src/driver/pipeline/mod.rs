@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{Code, Effect, Hand, Holder, Input, Lsn, Moment, SessionEnd, SlotState, Worker};
-use pgbaton_postgres::Conninfo;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::info;
 
+use super::access::Access;
 use super::batons::Batons;
 use super::publishing::{Publishing, Telling};
 use super::reporting::Reporter;
@@ -69,7 +69,7 @@ pub struct Pipeline {
     etcd: Option<Arc<Etcd>>,
     /// The keepalive's own.
     renewing: Option<Arc<Etcd>>,
-    conninfo: Arc<Conninfo>,
+    access: Access,
     wanted: Arc<inspecting::Wanted>,
     delivering: Arc<Delivering>,
     telling: Telling,
@@ -174,6 +174,12 @@ impl Pipeline {
         });
     }
 
+    /// What sessions with Kafka are made of, as one that begins now, or a probe, reaches it.
+    fn delivering(&self) -> Arc<Delivering> {
+        self.delivering.kafka.aim_at(self.access.kafka.get());
+        self.delivering.clone()
+    }
+
     fn durable(&self) -> Option<Lsn> {
         self.session.publishing.as_ref().map(|publishing| publishing.stream.durable().watermark.lsn)
     }
@@ -223,7 +229,7 @@ impl Pipeline {
             connection,
             sink,
             std::mem::take(&mut self.session.keys),
-            self.delivering.kafka.target(),
+            self.access.kafka.clone(),
             self.meters.clone(),
         );
         self.session.publishing = Some(Box::new(publishing));

@@ -5,7 +5,6 @@ mod rows;
 mod topics;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use super::failures;
 use super::sink::{Sink, Told};
 use crate::clock::boottime;
 use crate::metrics::Meters;
+use crate::renewal::Renewed;
 use crate::status::Counters;
 
 /// Frames that were read and wait for the sink: beyond this the socket is not read.
@@ -108,7 +108,7 @@ impl Publishing {
         connection: ReplicationConnection,
         sink: Sink,
         keys: HashMap<u32, Vec<String>>,
-        target: Arc<KafkaTarget>,
+        target: Renewed<KafkaTarget>,
         meters: Meters,
     ) -> Self {
         let now = boottime();

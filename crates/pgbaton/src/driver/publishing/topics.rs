@@ -2,7 +2,6 @@
 //! records as if nothing had happened.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{Code, Ids, SessionEnd};
@@ -11,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::super::session::topic_ids;
+use crate::renewal::Renewed;
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -26,14 +26,14 @@ pub(super) struct TopicWatch {
 
 impl TopicWatch {
     /// Begins at once.
-    pub fn start(target: Arc<KafkaTarget>, topics: Vec<String>) -> Self {
+    pub fn start(target: Renewed<KafkaTarget>, topics: Vec<String>) -> Self {
         let (names, mut wanted) = watch::channel(topics);
         // The next look waits until the last one was taken.
         let (tell, found) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             loop {
                 let topics = wanted.borrow_and_update().clone();
-                let found = topic_ids(&target, &topics).await;
+                let found = topic_ids(&target.get(), &topics).await;
                 let pause = if found.values().any(Option::is_none) { SOON } else { PERIOD };
                 if tell.send(found).await.is_err() {
                     return;
