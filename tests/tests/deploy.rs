@@ -87,7 +87,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
 
 /// As the worker's own page of metrics has them.
 fn all_codes(lab: &Lab) -> Result<BTreeSet<String>> {
-    let worker = Worker::start(lab, "codes")?;
+    let mut worker = Worker::start(lab, "codes")?;
     let codes = worker.metrics()?;
     let codes = codes.lines().filter_map(|line| line.strip_prefix("pgbaton_reason{")?.split("code=\"").nth(1));
     let codes: BTreeSet<_> = codes.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect();
@@ -220,6 +220,26 @@ fn systemd_takes_the_unit_and_finds_little_exposed() -> Result<()> {
     Ok(())
 }
 
+/// The commands in the image and in the compose file, given to a worker that lives and is not well.
+#[test]
+fn the_health_checks_of_the_containers_tell_a_worker_that_lives_from_one_that_is_well() -> Result<()> {
+    let lab = lab()?;
+    let image = read(&lab, "deploy/Dockerfile")?;
+    let check = image.lines().find(|line| line.starts_with("HEALTHCHECK ")).context("find the image's check")?;
+    let of_image: Vec<String> = serde_json::from_str(check.split_once(" CMD ").context("read the check")?.1)?;
+    let compose: Value = serde_yaml::from_str(&read(&lab, "docker-compose.patroni.yml")?)?;
+    let of_compose: Vec<String> = serde_yaml::from_value(compose["x-worker"]["healthcheck"]["test"].clone())?;
+    let mut worker = Worker::start(&lab, "health")?;
+    worker.metrics()?;
+    for (command, code) in [(of_image.as_slice(), 0), (&of_compose[1..], 3)] {
+        assert_eq!(command[0], "pgbaton");
+        // Their worker listens at the command's own default.
+        let asked = Command::new(build::worker(&lab)?).args(&command[1..]).arg(&worker.url).output()?;
+        assert_eq!(asked.status.code(), Some(code), "{command:?}: {asked:?}");
+    }
+    Ok(())
+}
+
 /// A worker that reaches nothing: it answers all the same.
 struct Worker {
     process: Child,
@@ -252,7 +272,7 @@ impl Worker {
     }
 
     /// What Prometheus would get.
-    fn metrics(mut self) -> Result<String> {
+    fn metrics(&mut self) -> Result<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let url = format!("{}/metrics", self.url);
         wait::until("a worker to answer", Duration::from_secs(30), || {
