@@ -1,7 +1,7 @@
 //! What a person wants to know of a Kafka cluster before it is relied upon. Changes nothing, fences nobody.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{ConfigEntry, ResourceSpecifier};
 use rdkafka::consumer::Consumer;
@@ -13,6 +13,7 @@ use super::progress::{ProgressRead, read_as_it_is};
 use super::reader::{ADMIN_LIMIT, Reader};
 use super::target::KafkaTarget;
 use super::topics::{Required, TopicInvalid, Topics};
+use super::wire::{KafkaRights, rights};
 use crate::topic::{markers_topic, progress_topic};
 
 /// What the cluster says of itself.
@@ -26,6 +27,8 @@ pub struct KafkaFacts {
     pub topics: Vec<TopicFacts>,
     /// Whether we may make topics, by asking without doing it; the refusal in Kafka's words.
     pub may_create: Option<Result<(), String>>,
+    /// Which rights are missing; `None` where that cannot be asked.
+    pub rights: Option<KafkaRights>,
     /// How long a transaction of ours may be open.
     pub transaction_timeout: Duration,
 }
@@ -112,17 +115,21 @@ fn look(
         .collect();
     let mut described = topics.describe(&resources)?;
     let broker = described.pop().and_then(Result::ok).map(|entries| settings(&entries));
+    // Where we may not read them, none are told.
+    let broker = broker.filter(|settings| !settings.is_empty());
     for (topic, described) in known.iter_mut().zip(described) {
         topic.settings = described.map(|entries| settings(&entries)).unwrap_or_default();
         if let Some(required) = required.iter().find(|required| required.topic == topic.name) {
             topic.invalid = required.invalid(topic.partitions, &topic.settings);
         }
     }
+    let known_names: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     Ok(KafkaFacts {
         brokers: metadata.brokers().len(),
         settings: broker,
         topics: known,
         may_create: Some(topics.may_create(&required[0].topic, found.replication())),
+        rights: rights(target, &known_names, Instant::now() + limit).ok(),
         transaction_timeout: target.timeouts()?.transaction,
     })
 }

@@ -42,4 +42,4 @@ pub use standby::KafkaStandby;
 pub use taint::Taint;
 pub use target::KafkaTarget;
 pub use topics::{TopicError, TopicInvalid};
-pub use wire::TopicIdsError;
+pub use wire::{KafkaRights, TopicIdsError};

@@ -290,7 +290,11 @@ impl Topics {
                 Ok(entries) => entries.is_empty(),
                 Err(code) => *code == Code::UnknownTopicOrPartition,
             };
-            if !described.iter().any(is_unknown) || self.cancelled.is_set() || Instant::now() >= deadline {
+            // A broker that tells nothing is one whose settings we may not read: it will not tell more.
+            let is_topic = |resource: &ResourceSpecifier<'_>| matches!(resource, ResourceSpecifier::Topic(_));
+            let mut pairs = resources.iter().zip(&described);
+            let is_heard_of = !pairs.any(|(resource, described)| is_topic(resource) && is_unknown(described));
+            if is_heard_of || self.cancelled.is_set() || Instant::now() >= deadline {
                 return Ok(described);
             }
             std::thread::sleep(ASK_AGAIN);

@@ -4,7 +4,7 @@ use pgbaton_sinks::kafka::{KafkaFacts, KafkaFault, TopicFacts};
 
 use super::{Finding, unless};
 
-pub(super) fn judge(facts: &Result<KafkaFacts, KafkaFault>) -> Vec<Finding> {
+pub(super) fn judge(prefix: &str, facts: &Result<KafkaFacts, KafkaFault>) -> Vec<Finding> {
     let facts = match facts {
         Ok(facts) => facts,
         Err(fault) => return vec![no_way_in(fault)],
@@ -30,8 +30,39 @@ pub(super) fn judge(facts: &Result<KafkaFacts, KafkaFault>) -> Vec<Finding> {
              prefixed; or make them by hand",
         ),
     });
+    findings.extend(rights(prefix, facts));
     findings.extend(settings(facts));
     findings
+}
+
+/// What we may do with what exists, and the transactional id.
+fn rights(prefix: &str, facts: &KafkaFacts) -> Vec<Finding> {
+    let Some(rights) = &facts.rights else {
+        return vec![Finding::ok(
+            "kafka_rights",
+            "rights cannot be asked over this kind of connection; they are not judged",
+        )];
+    };
+    let add = "kafka-acls.sh --add --allow-principal User:NAME";
+    let mut findings = Vec::new();
+    if rights.transactional_id_denied {
+        findings.push(Finding::error(
+            "kafka_rights",
+            format!("no right to write under the transactional id pgbaton.{prefix}"),
+            "without transactions nothing can be published",
+            format!("{add} --operation Write --operation Describe --transactional-id pgbaton.{prefix}"),
+        ));
+    }
+    for (topic, denied) in &rights.topics_denied {
+        let operations: Vec<String> = denied.iter().map(|operation| format!("--operation {operation}")).collect();
+        findings.push(Finding::error(
+            "kafka_rights",
+            format!("no right to {} topic {topic}", denied.join(", ")),
+            "the pipeline writes there, and reads back what a torn transaction has left",
+            format!("{add} {} --topic {topic}", operations.join(" ")),
+        ));
+    }
+    unless(findings, "kafka_rights", "the rights that are needed are there".to_owned())
 }
 
 fn no_way_in(fault: &KafkaFault) -> Finding {

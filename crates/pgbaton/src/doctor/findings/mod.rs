@@ -33,7 +33,7 @@ fn judge_pipeline(facts: &PipelineFacts) -> Vec<Finding> {
     if let Some(patroni) = &facts.patroni {
         findings.extend(patroni::judge(&facts.wanted, patroni, facts.postgres.as_ref().ok()));
     }
-    findings.extend(kafka::judge(&facts.kafka));
+    findings.extend(kafka::judge(&facts.wanted.topic_prefix, &facts.kafka));
     findings
 }
 

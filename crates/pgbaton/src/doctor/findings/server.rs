@@ -126,7 +126,7 @@ pub(super) fn judge(wanted: &Wanted, facts: &PostgresFacts) -> Vec<Finding> {
         false => Finding::warning(
             "stats_right",
             format!("{} may not read positions of other sessions", wanted.role),
-            "whether an older session's walsender may be ended cannot be told, so a takeover waits for its time-out, 5 s",
+            "whether an older session's walsender may be ended cannot be told, so a takeover waits for its time-out, 3 s",
             format!("GRANT pg_monitor TO {}", identifier(&wanted.role)),
         ),
     });

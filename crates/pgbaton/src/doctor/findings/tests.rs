@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgbaton_core::{Lsn, ReplicaIdentity, Timeline};
 use pgbaton_postgres::Meaning;
 use pgbaton_postgres::catalog::{Observation, Publication, PublishedTable, SlotReader, SlotRow};
-use pgbaton_sinks::kafka::{KafkaFacts, KafkaFault, TopicFacts, TopicInvalid};
+use pgbaton_sinks::kafka::{KafkaFacts, KafkaFault, KafkaRights, TopicFacts, TopicInvalid};
 use serde_json::json;
 
 use super::super::facts::{
@@ -159,6 +159,7 @@ fn kafka() -> KafkaFacts {
         settings: Some(settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
         topics: vec![topic("__pgbaton.orders.progress"), topic("orders.public.items")],
         may_create: Some(Ok(())),
+        rights: Some(KafkaRights::default()),
         transaction_timeout: Duration::from_secs(60),
     }
 }
@@ -191,6 +192,10 @@ fn kaf(facts: &mut Facts) -> &mut KafkaFacts {
 
 fn broker(facts: &mut Facts, name: &str, value: &str) {
     kaf(facts).settings.as_mut().unwrap().insert(name.into(), value.into());
+}
+
+fn rights(facts: &mut Facts) -> &mut KafkaRights {
+    kaf(facts).rights.as_mut().unwrap()
 }
 
 fn topic(facts: &mut Facts) -> &mut TopicFacts {
@@ -374,6 +379,13 @@ const FIXTURES: &[(Harm, &str, Level, &str)] = &[
     ),
     (|f| kaf(f).brokers = 1, "kafka_brokers", Level::Warning, "three brokers"),
     (|f| kaf(f).may_create = Some(Err("denied".into())), "kafka_create", Level::Warning, "--operation Create"),
+    (|f| rights(f).transactional_id_denied = true, "kafka_rights", Level::Error, "--transactional-id pgbaton.orders"),
+    (
+        |f| drop(rights(f).topics_denied.insert("orders.public.items".into(), vec!["Write"])),
+        "kafka_rights",
+        Level::Error,
+        "--operation Write --topic orders.public.items",
+    ),
     (|f| topic(f).invalid.push(invalid()), "kafka_topic", Level::Error, "--add-config cleanup.policy=compact"),
     (|f| topic(f).in_sync = 1, "kafka_min_isr", Level::Error, "start the brokers"),
     (
