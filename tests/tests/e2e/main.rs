@@ -3,6 +3,7 @@
 //! One cluster serves all tests of this program; it ends with the last of them.
 
 mod operator;
+mod pages;
 mod refusal;
 mod scenarios;
 
