@@ -63,6 +63,10 @@ pub(super) fn property(name: &str, text: &str) -> Checked<Secret> {
         match &fault {
             // The library repeats the value.
             _ if shown == HIDDEN => Wrong { remark: "librdkafka refuses the value".into(), allowed: String::new() },
+            // Of a name that nobody knows nobody knows either whether its value is a secret: it may be one that is mistyped.
+            KafkaFault::ConfigInvalid { reason, .. } if reason.contains("No such configuration property") => {
+                Wrong { remark: "".into(), allowed: reason.replace('\n', " ") }
+            }
             KafkaFault::ConfigInvalid { reason, .. } => {
                 Wrong { remark: format!("found {}: ", quoted(&shown)).into(), allowed: reason.replace('\n', " ") }
             }

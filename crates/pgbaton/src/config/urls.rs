@@ -54,8 +54,9 @@ pub(super) const CONNECTION: &str =
 /// A libpq URL or key=value text as it may be shown: passwords and whatever might be one are hidden.
 pub(super) fn shown_connection(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
-        // In key=value text a password may be quoted and escaped: where there is one, nothing is shown.
-        return if sounds_secret(text) { HIDDEN.to_owned() } else { text.to_owned() };
+        // In key=value text a password may be quoted and escaped: nothing is shown but what is plain to the last word.
+        let is_plain = |word: &str| word.split_once('=').is_some_and(|(key, _)| SHOWN.contains(&key));
+        return if text.split_whitespace().all(is_plain) { text.to_owned() } else { HIDDEN.to_owned() };
     };
     // The last @: in a malformed URL a password may contain one.
     let rest = match rest.rsplit_once('@') {
@@ -69,17 +70,32 @@ pub(super) fn shown_connection(text: &str) -> String {
     let settings: Vec<String> = query
         .split('&')
         .map(|setting| match setting.split_once('=') {
-            Some((key, _)) if sounds_secret(key) || key.contains('%') => format!("{key}={HIDDEN}"),
+            Some((key, _)) if !SHOWN.contains(&key) => format!("{key}={HIDDEN}"),
             _ => setting.to_owned(),
         })
         .collect();
     format!("{scheme}://{address}?{}", settings.join("&"))
 }
 
-fn sounds_secret(text: &str) -> bool {
-    let text = text.to_lowercase();
-    text.contains("password") || text.contains("secret")
-}
+/// Parameters whose values may be seen. Any other may be a password, a mistyped one, too.
+const SHOWN: &[&str] = &[
+    "host",
+    "hostaddr",
+    "port",
+    "user",
+    "dbname",
+    "passfile",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
+    "connect_timeout",
+    "target_session_attrs",
+    "options",
+    "application_name",
+    "client_encoding",
+];
 
 #[cfg(test)]
 mod tests {
@@ -99,6 +115,8 @@ mod tests {
             ("postgresql://db/orders?sslpassword=hunter2", "postgresql://db/orders?sslpassword=***"),
             ("host=db dbname=orders", "host=db dbname=orders"),
             ("host=db PassWord = 'hunter2'", "***"),
+            ("postgresql://db/orders?pasword=hunter2", "postgresql://db/orders?pasword=***"),
+            ("host=db pasword=hunter2", "***"),
         ] {
             assert_eq!(shown_connection(text), shown);
         }
