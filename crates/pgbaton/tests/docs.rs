@@ -168,3 +168,23 @@ fn check(command: &str, page: &str) {
         assert!(help.contains(flag), "{page}: {command}: there is no {flag}");
     }
 }
+
+/// Who is woken by a code finds what happens meanwhile, whether it passes, and what to do.
+#[test]
+fn every_code_has_its_page_with_what_to_do() {
+    let page = fs::read_to_string(root().join("docs/codes.md")).unwrap();
+    let mut codes = 0;
+    for section in page.split("\n### ").skip(1) {
+        let section = section.split("\n## ").next().unwrap();
+        let code = section.lines().next().unwrap();
+        // This version never gives them.
+        if ["topic_recreated", "barrier_wait"].contains(&code) {
+            continue;
+        }
+        for part in ["*Meanwhile:*", "*By itself:*", "*Do:*"] {
+            assert!(section.contains(part), "{code} lacks {part}");
+        }
+        codes += 1;
+    }
+    assert!(codes > 25, "only {codes} codes");
+}

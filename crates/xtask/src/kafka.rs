@@ -24,6 +24,16 @@ pub(crate) struct Broker {
     pub side_doors: Vec<SideDoor>,
     /// A listener that asks for a user and password, by SCRAM.
     pub login_port: Option<u16>,
+    /// A listener for those who have to say who they are, and may do only what they were allowed.
+    pub guarded: Option<Guarded>,
+}
+
+/// SASL with SCRAM-SHA-512, and an authorizer. Whoever comes by the plain listener may do everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Guarded {
+    pub port: u16,
+    /// Names and passwords; from the beginning, because the storage is made with them.
+    pub users: Vec<(String, String)>,
 }
 
 /// A listener that tells its clients another port than its own: whatever stands between them listens there.
@@ -56,6 +66,9 @@ impl Broker {
             [_] => command.arg("--standalone"),
             _ => command.args(["--initial-controllers", &voters(all)]),
         };
+        for (name, password) in self.guarded.iter().flat_map(|guarded| &guarded.users) {
+            command.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
+        }
         Owner::run(&mut command).context("format Kafka's storage")?;
         Ok(())
     }
@@ -103,6 +116,18 @@ impl Broker {
                 listener.name.login.scram-sha-512.sasl.jaas.config=\
                 org.apache.kafka.common.security.scram.ScramLoginModule required;\n";
         }
+        let mut guard = String::new();
+        if let Some(Guarded { port, .. }) = &self.guarded {
+            listeners += &format!(",GUARDED://127.0.0.1:{port}");
+            advertised += &format!(",GUARDED://127.0.0.1:{port}");
+            protocols += ",GUARDED:SASL_PLAINTEXT";
+            guard = "sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.guarded.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"
+            .to_owned();
+        }
         let (copies, in_sync) = if all.len() >= 3 { (3, 2) } else { (1, 1) };
         format!(
             "process.roles=broker,controller
@@ -132,7 +157,7 @@ share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=2097152
 log.segment.bytes=67108864
-{mechanisms}",
+{mechanisms}{guard}",
             bootstrap = bootstrap.join(","),
             data = self.data(instance).display(),
         )

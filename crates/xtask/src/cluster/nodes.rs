@@ -136,8 +136,14 @@ pub(super) fn haproxy(
 }
 
 pub(super) fn brokers(number: usize, ports: &mut Ports) -> Vec<Broker> {
-    let mut broker =
-        |id| Broker { id, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new(), login_port: None };
+    let mut broker = |id| Broker {
+        id,
+        port: ports.free(),
+        controller_port: ports.free(),
+        side_doors: Vec::new(),
+        login_port: None,
+        guarded: None,
+    };
     (1..=number).map(&mut broker).collect()
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Server, instance};
-use crate::kafka::{self, Broker};
+use crate::kafka::{self, Broker, Guarded};
 use crate::lab::Lab;
 use crate::ports::Ports;
 
@@ -17,22 +17,35 @@ pub struct Kafka {
 impl Kafka {
     /// Makes a new one and returns when it answers.
     pub fn start() -> Result<Self> {
-        Self::start_as(None)
+        Self::start_as(None, None)
     }
 
     /// The same with a listener that asks for a user and password by SCRAM-SHA-512, and one user.
     pub fn start_with_user(user: &str, password: &str) -> Result<Self> {
-        let kafka = Self::start_as(Some(Ports::default().free()))?;
+        let kafka = Self::start_as(Some(Ports::default().free()), None)?;
         kafka.set_password(user, password)?;
         Ok(kafka)
     }
 
-    fn start_as(login_port: Option<u16>) -> Result<Self> {
+    /// The same with one more listener ([`Kafka::guarded`]) for these users, names and passwords, who may do nothing until they
+    /// are allowed. Whoever comes by the usual one may do everything.
+    pub fn start_guarded(users: &[(&str, &str)]) -> Result<Self> {
+        let users = users.iter().map(|(name, password)| ((*name).to_owned(), (*password).to_owned())).collect();
+        Self::start_as(None, Some(Guarded { port: Ports::default().free(), users }))
+    }
+
+    fn start_as(login_port: Option<u16>, guarded: Option<Guarded>) -> Result<Self> {
         let lab = Lab::open()?;
         let instance = instance(&lab, "kafka")?;
-        let mut ports = Ports::without(login_port);
-        let broker =
-            Broker { id: 1, port: ports.free(), controller_port: ports.free(), side_doors: Vec::new(), login_port };
+        let mut ports = Ports::without(login_port.into_iter().chain(guarded.as_ref().map(|guarded| guarded.port)));
+        let broker = Broker {
+            id: 1,
+            port: ports.free(),
+            controller_port: ports.free(),
+            side_doors: Vec::new(),
+            login_port,
+            guarded,
+        };
         broker.format(&lab, &instance, std::slice::from_ref(&broker), &kafka::cluster_id())?;
         let launch = broker.launch(&lab, &instance)?;
         let kafka = Self { server: Server::start(lab, instance, launch, None)?, broker };
@@ -59,6 +72,12 @@ impl Kafka {
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// `127.0.0.1:PORT` of the listener with SASL, if it has one.
+    #[must_use]
+    pub fn guarded(&self) -> Option<String> {
+        self.broker.guarded.as_ref().map(|guarded| format!("127.0.0.1:{}", guarded.port))
     }
 
     /// `127.0.0.1:PORT`.
