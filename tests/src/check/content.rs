@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::delivery::tells_outcome;
 use super::event::{Event, lsn_text};
-use super::fold::{Fold, Line, Rows};
+use super::fold::{Fold, Line, Rows, agree};
 use super::history::Gap;
 use super::row::{Cell, Row, hex};
 use super::table::{Database, LEDGER, Notes, Table};
@@ -97,7 +97,7 @@ fn converged(fold: Fold<'_>, database: &Database, verdict: &mut Verdict) {
         if table.key.is_empty() {
             keyless(name, table, told, &mut rule, verdict, fold.has_gaps());
         } else {
-            keyed(name, table, told, &mut rule, verdict, |key| fold.is_stale(name, key, (u32::MAX, u64::MAX)));
+            keyed(name, table, told, &mut rule, verdict, &fold);
         }
     }
     for words in fold.misfits {
@@ -106,14 +106,8 @@ fn converged(fold: Fold<'_>, database: &Database, verdict: &mut Verdict) {
     verdict.invariants.push(rule);
 }
 
-fn keyed(
-    name: &str,
-    table: &Table,
-    told: &Rows,
-    rule: &mut Invariant,
-    verdict: &mut Verdict,
-    is_stale: impl Fn(&str) -> bool,
-) {
+fn keyed(name: &str, table: &Table, told: &Rows, rule: &mut Invariant, verdict: &mut Verdict, fold: &Fold<'_>) {
+    let is_stale = |key: &str| fold.is_stale(name, key, (u32::MAX, u64::MAX));
     // What is wrong with a ledger row is counted with the transactions.
     let counts = u64::from(name != LEDGER);
     let mut stored = 0;
@@ -123,12 +117,13 @@ fn keyed(
         if same.is_some() {
             stored += 1;
         }
-        if same.as_ref() != Some(&row) && is_stale(&key) {
+        let agrees = same.as_ref().is_some_and(|told| agree(told, &row, fold.has_gaps()));
+        if !agrees && is_stale(&key) {
             verdict.in_gaps += counts;
             continue;
         }
-        verdict.lost += if same.as_ref().is_none_or(|same| *same != row) { counts } else { 0 };
-        rule.look(same.as_ref() == Some(&row), || match &same {
+        verdict.lost += if agrees { 0 } else { counts };
+        rule.look(agrees, || match &same {
             Some(told) => format!("{name} {key} {}", difference(&row, told)),
             None => format!("{name} {key} = {row} is missing in its topic"),
         });

@@ -155,7 +155,7 @@ impl<'a> Fold<'a> {
                 self.misfits.push(format!("{event} changes a row that its topic does not have"));
             }
             if let (Some(old), Some(before)) = (&old, &before)
-                && table.today(old) != table.today(before)
+                && !agree(&table.today(old), &table.today(before), !self.gaps.is_empty())
             {
                 self.misfits.push(format!("{event} says that the row was {before}, its topic had {old}"));
             }
@@ -168,13 +168,14 @@ impl<'a> Fold<'a> {
         if let Some(mut row) = after {
             let is_whole = row.0.iter().all(|(_, cell)| *cell != Cell::Unavailable);
             for (name, cell) in row.0.iter_mut().filter(|(_, cell)| *cell == Cell::Unavailable) {
-                let older =
-                    old.as_ref().and_then(|old| old.get(name)).or(before.as_ref().and_then(|row| row.get(name)));
+                // What was told before a gap may have changed in it.
+                let told = old.as_ref().filter(|_| !stale).and_then(|old| old.get(name));
+                let older = told.or(before.as_ref().and_then(|row| row.get(name)));
                 if let Some(older) = older {
                     *cell = older.clone();
                 }
             }
-            if row.0.iter().any(|(_, cell)| *cell == Cell::Unavailable) {
+            if self.gaps.is_empty() && row.0.iter().any(|(_, cell)| *cell == Cell::Unavailable) {
                 self.misfits.push(format!("{event} leaves a value open that was never told"));
             }
             line.after = row.hash().filter(|_| is_whole || !stale);
@@ -196,6 +197,13 @@ impl<'a> Fold<'a> {
         self.tables.insert(Arc::clone(&event.table), rows);
         line
     }
+}
+
+/// Whether the rows are the same. With gaps, a value that was told in none of what is left agrees with any.
+pub fn agree(told: &Row, other: &Row, has_gaps: bool) -> bool {
+    let same =
+        |(name, cell): &(Arc<str>, Cell)| other.get(name) == Some(cell) || (has_gaps && *cell == Cell::Unavailable);
+    told.0.len() == other.0.len() && told.0.iter().all(same)
 }
 
 /// One of the equal rows without a key.
