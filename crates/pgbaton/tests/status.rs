@@ -35,6 +35,7 @@ fn the_status_document_has_every_key_of_the_interface() {
         "last_switch",
         "gap",
         "divergences",
+        "audit",
         "peers",
     ];
     expected.sort_unstable();
