@@ -348,6 +348,10 @@ impl Worker {
         if let Some(gap) = running.overtaken(&slot, durable) {
             return self.moved_ahead(now, t, running, gap, effects);
         }
+        if running.is_outrun(&slot) {
+            t.step = Step::Inspecting;
+            return end(t, now, false, AfterSession::Retry, effects);
+        }
         effects.push(Effect::Accept);
         effects.push(Effect::ClearVerdict);
         self.accepted_here = None;
@@ -463,6 +467,15 @@ impl Worker {
 }
 
 impl Running {
+    /// The slot has moved beyond the transaction by which the server is to prove itself, as another session's last
+    /// acknowledgement may move it between Inspect and START: the stream begins behind it now, and proves nothing.
+    fn is_outrun(&self, slot: &SlotState) -> bool {
+        let proof = self.plan.resume.continuity.as_ref();
+        proof.is_some_and(
+            |last| matches!(slot, SlotState::Usable { confirmed_flush_lsn } if *confirmed_flush_lsn > last.final_lsn),
+        )
+    }
+
     /// The slot moved beyond what is durable: what lies between cannot be had any more.
     fn overtaken(&self, slot: &SlotState, durable: Option<Lsn>) -> Option<Gap> {
         let watermark = durable.unwrap_or(self.plan.resume.watermark.lsn);

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    History, Lsn, ProgressRecord, ReadFrom, ReaderName, RecordType, Server, SlotFacts, SlotState, SystemIdentifier,
-    Timeline, TopicIds,
+    History, LastTransaction, Lsn, Position, ProgressRecord, ReadFrom, ReaderName, RecordType, Server, SlotFacts,
+    SlotState, SystemIdentifier, Timeline, TopicIds, Watermark,
 };
 
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
@@ -237,6 +237,28 @@ fn a_later_session_goes_on_in_the_next_term() {
     let types: Vec<_> = plan.records.progress.iter().map(|record| record.record_type).collect();
     assert_eq!(types, [RecordType::Claim], "a genesis is written once");
     assert_eq!(plan.records.progress[0].previous_hash.as_deref(), Some("hash"));
+}
+
+#[test]
+fn a_slot_that_moved_past_the_proof_between_inspect_and_start_is_looked_at_again() {
+    let mut read = read_after_one_session();
+    let (record, _) = read.position.as_mut().unwrap();
+    let at = |lsn| Position { system_identifier: SYSTEM, timeline: Timeline(1), lsn: Lsn(lsn) };
+    record.position = Some(at(1150));
+    record.watermark = Some(Watermark { timeline: Timeline(1), lsn: Lsn(1150) });
+    record.last = Some(LastTransaction { xid: 7, final_lsn: Lsn(1100), lsn: Lsn(1150), committed_at: "t".into() });
+    for (confirmed, accepted) in [(1100, true), (1150, false)] {
+        let mut bench = Bench::new();
+        bench.win();
+        bench.claim(read.clone());
+        let effects = bench.tell(Input::HolderRead(Some(true)));
+        assert!(claimed(&effects).resume.continuity.is_some());
+        bench.tell(Input::Claimed);
+        bench.tell(Input::Started);
+        let effects = bench.observe(Some(MY_BACKEND), confirmed);
+        assert_eq!(effects.first() == Some(&Effect::Accept), accepted, "{effects:?}");
+        assert_eq!(bench.worker.state() == State::Stream, accepted);
+    }
 }
 
 #[test]
