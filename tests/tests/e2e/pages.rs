@@ -5,12 +5,16 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtask::cluster::Cluster;
 use xtask::lab::Lab;
+use xtask::wait::until;
 
 use crate::Shared;
+
+const STREAMS: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_that_are_marked_on_the_pages_end_well() -> Result<()> {
@@ -22,7 +26,13 @@ async fn the_commands_that_are_marked_on_the_pages_end_well() -> Result<()> {
 
 fn run_all(cluster: &Cluster) -> Result<()> {
     let lab = Lab::open()?;
-    let worker = cluster.workers()?.into_iter().next().context("there is no worker")?;
+    // Other tests add workers of other pipelines.
+    let mut workers = cluster.workers()?.into_iter();
+    let worker = workers.find(|worker| worker.name == "worker-1").context("worker-1 is not there")?;
+    until("a worker to stream", STREAMS, || {
+        let status = Command::new(cluster.instance().conf().join("pgbaton")).args(["status", &worker.url]).output()?;
+        Ok(status.status.success().then_some(()))
+    })?;
     let folder = cluster.instance().conf().join("pages");
     fs::create_dir_all(&folder)?;
     fs::copy(&worker.config, folder.join("worker-1.toml"))?;
