@@ -498,7 +498,8 @@ fn a_file_ten_times_as_large_takes_ten_times_the_work_and_not_a_hundred() {
     let judge = |pipelines: u32| {
         let mut yaml = String::from("pipelines:\n");
         for number in 0..pipelines {
-            yaml += &format!("  p{number}:\n    kafka: {{brokers: 'k:9092', topic_prefix: p{number}}}\n    unknown: 1\n");
+            yaml +=
+                &format!("  p{number}:\n    kafka: {{brokers: 'k:9092', topic_prefix: p{number}}}\n    unknown: 1\n");
         }
         let before = worked();
         let Invalid(mistakes) = Files::new().file("w.yaml", yaml).invalid();
