@@ -145,5 +145,7 @@ async fn tls_where_the_broker_speaks_none_says_so() {
     let (broker, _) = secured();
     let target = with(target(broker, "plain"), &[("security.protocol", "SSL")]);
     let fault = KafkaStandby::new(&target).unwrap().check(Duration::from_secs(1)).await.unwrap_err();
-    assert!(fault.to_string().contains("SSL handshake failed"), "{fault}");
+    // Which of the two the library notices first is a matter of chance.
+    let words = ["SSL handshake failed", "closed by peer (after"];
+    assert!(words.iter().any(|words| fault.to_string().contains(words)), "{fault}");
 }
