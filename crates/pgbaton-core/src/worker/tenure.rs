@@ -202,11 +202,16 @@ impl InTenure {
         }
     }
 
-    /// 0.1 to 0.5 s for the first minute without a stream, then up to 5 s.
+    /// 0.1 to 0.2 s for the first ten seconds without a stream, which a switchover takes, 0.5 s for the first minute, then up
+    /// to 5 s.
     fn back_off(&mut self, now: Moment) -> Step {
         let since = *self.failing_since.get_or_insert(now);
         self.failures += 1;
-        let most = if now.since(since) < Duration::from_secs(60) { 500 } else { 5000 };
+        let most = match now.since(since).as_secs() {
+            0..10 => 200,
+            10..60 => 500,
+            _ => 5000,
+        };
         let pause = (100_u64 << self.failures.saturating_sub(1).min(6)).min(most);
         Step::BackOff { until: now + Duration::from_millis(pause) }
     }

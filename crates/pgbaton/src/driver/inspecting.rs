@@ -19,8 +19,8 @@ pub const FIRST_LIMIT: Duration = Duration::from_secs(1);
 /// The limit doubles with every try that it ends, up to this.
 pub const LAST_LIMIT: Duration = Duration::from_secs(10);
 
-/// While a connection hangs, another one is tried after this part of its limit.
-const EAGER: u32 = 4;
+/// While a connection hangs, another one is tried beside it after so long.
+const EAGER: Duration = Duration::from_millis(250);
 
 /// What a pipeline reads from.
 pub struct Wanted {
@@ -55,7 +55,7 @@ pub async fn inspect(conninfo: &Conninfo, wanted: &Wanted, limit: Duration) -> R
         let (inspection, keys) = look(&mut connection, wanted).await?;
         Ok((connection, inspection, keys))
     };
-    match timeout(limit, eagerly(limit / EAGER, attempt)).await {
+    match timeout(limit, eagerly(EAGER, attempt)).await {
         Ok(found) => found,
         Err(_) => {
             let detail = format!("connecting and looking took more than {} s", limit.as_secs());
