@@ -55,10 +55,15 @@ pub(crate) struct Etcd {
     next_lease: i64,
     backup: Option<Store>,
     watchers: Vec<Caller>,
+    /// Its answers take up to so long.
+    takes: Duration,
 }
 
+/// A sound one answers sooner than that.
+const SOUND: Duration = ms(4);
+
 impl Etcd {
-    pub fn new() -> Self {
+    pub fn new(takes: Duration) -> Self {
         let store = Store {
             revision: 100,
             holder: None,
@@ -76,6 +81,7 @@ impl Etcd {
             next_lease: 1,
             backup: None,
             watchers: Vec::new(),
+            takes: takes.max(SOUND),
         }
     }
 
@@ -177,7 +183,7 @@ impl Etcd {
             return;
         }
         let reply = self.carry_out(bus, from, request);
-        let work = bus.between(ms(1), ms(4));
+        let work = bus.between(ms(1), self.takes);
         bus.reply(from, call, Service::Etcd, work, reply);
     }
 
@@ -298,8 +304,9 @@ impl Etcd {
         }
     }
 
-    /// Everybody may answer again at once.
+    /// It answers again, and at once.
     pub fn heal(&mut self, bus: &mut Bus) {
+        self.takes = SOUND;
         if self.leaderless.take().is_some() {
             self.refresh_leases(bus);
         }

@@ -114,7 +114,8 @@ const GAPS: &[Kind] = &[|_| vec![Fault::SlotDrop], |_| vec![Fault::SlotAnew]];
 /// The run of a seed.
 pub(crate) fn draw(seed: u64) -> Scenario {
     let mut rng = Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5EED);
-    let workers = rng.usize(2..=4);
+    // Now and then as many as anybody may have.
+    let workers = if rng.u8(0..12) == 0 { rng.usize(5..=8) } else { rng.usize(2..=4) };
     let nodes = rng.usize(2..=3);
     let mut dice = Dice { rng, workers, nodes };
     let heal = dice.between(seconds(15), seconds(50));
@@ -138,6 +139,15 @@ pub(crate) fn draw(seed: u64) -> Scenario {
         let at = dice.between(seconds(3), heal - seconds(1));
         faults.extend(gap(&mut dice).into_iter().map(|fault| (at, fault)));
     }
+    // An etcd that is slow all the time, never too late for a keepalive's patience, and then not heard at all: what is counted
+    // from the wrong end of a call is a second or two late there.
+    let mut etcd_takes = Duration::ZERO;
+    if dice.rng.u8(0..6) == 0 {
+        etcd_takes = dice.between(ms(600), ms(1150));
+        let at = dice.between(seconds(3), heal - seconds(9));
+        let (target, time) = (Target::Holder, dice.between(seconds(8), seconds(15)));
+        faults.push((at, Fault::Cut { target, service: Service::Etcd, out: true, back: true, time }));
+    }
     // Whoever is gone comes back, at some time.
     for (at, fault) in faults.clone() {
         if matches!(fault, Fault::Kill(_) | Fault::PowerLoss(_)) {
@@ -159,6 +169,7 @@ pub(crate) fn draw(seed: u64) -> Scenario {
         late_ends: [0, 0, 5, 50, 300][dice.rng.usize(0..5)],
         unseen_ends: [0, 0, 0, 0, 0, 0, 0, 20, 200][dice.rng.usize(0..9)],
         lease_free: dice.rng.u8(0..5) == 0,
+        etcd_takes,
         faults,
         heal,
     }

@@ -105,7 +105,7 @@ impl World {
             })
             .collect();
         let mut world = World {
-            etcd: Etcd::new(),
+            etcd: Etcd::new(scenario.etcd_takes),
             postgres,
             kafka: Kafka::new(scenario.partitions),
             workers,

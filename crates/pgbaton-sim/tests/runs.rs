@@ -49,7 +49,7 @@ fn a_guard_that_is_missing_shows() {
     }
 }
 
-/// It takes slow answers of etcd and then none at all, under `strict`: rare among schedules.
+/// It takes answers of etcd that are slow and then none at all, under `strict`: one schedule in some hundred.
 #[test]
 fn a_deadline_that_is_counted_from_the_reply_shows() {
     let script = "seed 2\nworkers 2\npolicy strict\npause 0.060s\nat 4.000s slow holder etcd 0.900s 60.000s\n\
@@ -57,4 +57,15 @@ fn a_deadline_that_is_counted_from_the_reply_shows() {
     assert_eq!(tell(script, None).unwrap().violation, None);
     let told = tell(script, Some("deadline_counted_from_the_reply")).unwrap();
     assert_eq!(told.violation.map(|(invariant, _)| invariant), Some(24));
+}
+
+/// Whoever comes first streams, and the others leave it alone.
+#[test]
+fn of_eight_workers_that_start_at_once_one_claims_and_when_it_dies_one_follows() {
+    for seed in 0..100 {
+        let script = format!("seed {seed}\nworkers 8\nat 20.000s kill holder\nheal 40.000s\n");
+        let told = tell(&script, None).unwrap();
+        assert_eq!(told.violation, None, "{script}");
+        assert_eq!(told.story.matches(" claims term ").count(), 2, "{script}{}", told.story);
+    }
 }
