@@ -6,7 +6,7 @@ use super::claiming::{Claimant, Claiming, decide, too_many_resets};
 use super::facts::{ClaimPlan, Failure, FailureKind, FenceRead, Inspection};
 use super::tenure::{AfterSession, InTenure, Step, end, release};
 use super::{Effect, FRESH, Input, NAMED, Observation, Worker};
-use crate::{Code, Gap, Lsn, Moment, ReadFrom, Reader, ReaderName, Recorded, SlotState, Term};
+use crate::{Code, Lsn, Moment, ReadFrom, Reader, ReaderName, Recorded, SlotState, Term};
 
 /// Time for a walsender of ours to go: more than three times the wal_sender_timeout that we set.
 const SLOT_FREE: Duration = Duration::from_secs(10);
@@ -345,10 +345,7 @@ impl Worker {
             }
             return;
         }
-        if let Some(gap) = running.overtaken(&slot, durable) {
-            return self.moved_ahead(now, t, running, gap, effects);
-        }
-        if running.is_outrun(&slot) {
+        if running.is_overtaken(&slot, durable) || running.is_outrun(&slot) {
             t.step = Step::Inspecting;
             return end(t, now, false, AfterSession::Retry, effects);
         }
@@ -370,25 +367,6 @@ impl Worker {
             self.switch = Some(switch);
         }
         t.step = Step::Streaming(running);
-    }
-
-    /// The slot is beyond what is durable.
-    fn moved_ahead(
-        &mut self,
-        now: Moment,
-        t: &mut InTenure,
-        running: Box<Running>,
-        gap: Gap,
-        effects: &mut Vec<Effect>,
-    ) {
-        let recorded = running.plan.records.progress.last().and_then(Recorded::of);
-        let inspection = running.inspected.clone();
-        t.step = Step::Streaming(running);
-        match t.tenure.has_lease() {
-            true => self.conclude(now, t, gap, recorded, Some(&inspection), effects),
-            // Another session may have claimed and moved it: the next one reads what was claimed, and judges by that.
-            false => end(t, now, false, AfterSession::Retry, effects),
-        }
     }
 
     fn streaming(
@@ -416,8 +394,9 @@ impl Worker {
                         return end(t, now, false, AfterSession::Retry, effects);
                     }
                     let slot = SlotState::of(observation.slot.as_ref(), &self.identity.database);
-                    if let Some(gap) = running.overtaken(&slot, durable) {
-                        return self.moved_ahead(now, t, running, gap, effects);
+                    if running.is_overtaken(&slot, durable) {
+                        t.step = Step::Streaming(running);
+                        return end(t, now, false, AfterSession::Retry, effects);
                     }
                 } else {
                     running.absent += 1;
@@ -476,21 +455,10 @@ impl Running {
         )
     }
 
-    /// The slot moved beyond what is durable: what lies between cannot be had any more.
-    fn overtaken(&self, slot: &SlotState, durable: Option<Lsn>) -> Option<Gap> {
+    /// The slot has confirmed more than is durable here. A gap, or another session has claimed since and moved it: the next
+    /// session reads what was claimed, asks who holds the key, and judges by that.
+    fn is_overtaken(&self, slot: &SlotState, durable: Option<Lsn>) -> bool {
         let watermark = durable.unwrap_or(self.plan.resume.watermark.lsn);
-        match slot {
-            SlotState::Usable { confirmed_flush_lsn } if *confirmed_flush_lsn > watermark => Some(Gap {
-                code: Code::SlotAhead,
-                timeline: self.plan.history.owner_of_end(*confirmed_flush_lsn),
-                from_lsn: watermark,
-                to_lsn: Some(*confirmed_flush_lsn),
-                text: format!(
-                    "the slot has confirmed {confirmed_flush_lsn}, but only {watermark} is durable: changes that commit \
-                     between cannot be had from it"
-                ),
-            }),
-            _ => None,
-        }
+        matches!(slot, SlotState::Usable { confirmed_flush_lsn } if *confirmed_flush_lsn > watermark)
     }
 }

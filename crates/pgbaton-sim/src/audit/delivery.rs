@@ -55,8 +55,9 @@ impl Audit {
         }
         let published = self.position().map_or(Lsn::INVALID, |position| position.lsn);
         let reached = if all { Lsn::MAX } else { published.min(unseen) };
+        let due = self.begins_at..reached;
         let mut missing: Vec<&EventId> =
-            expected.keys().filter(|id| id.commit_lsn < reached && !found.contains_key(id)).collect();
+            expected.keys().filter(|id| due.contains(&id.commit_lsn) && !found.contains_key(id)).collect();
         missing.sort_unstable();
         if let Some(first) = missing.first() {
             let invariant = if first.commit_lsn < published { 1 } else { 35 };

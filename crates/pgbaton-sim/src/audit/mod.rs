@@ -88,6 +88,8 @@ pub(crate) struct Audit {
     ledger: BTreeMap<(Timeline, Lsn), Vec<Rc<Txn>>>,
     branches: Vec<History>,
     broken: Option<Broken>,
+    /// Where the slot began that was there when something was claimed first: what had committed before is nobody's.
+    begins_at: Lsn,
     // Progress and data.
     latest: Option<Rc<Stored>>,
     latest_open: Option<Rc<Stored>>,
@@ -211,6 +213,9 @@ impl Audit {
     /// The slot was dropped, and perhaps made anew there.
     pub fn slot_lost(&mut self, anew_at: Option<Lsn>, now: Time) {
         self.broken.get_or_insert(Broken { since: now, anew_at, branches: self.branches.len() });
+        if let Some(at) = anew_at.filter(|_| self.claims.is_empty()) {
+            self.begins_at = at;
+        }
     }
 
     /// 40: a server that stops is not held up.

@@ -445,11 +445,21 @@ fn a_missing_slot_is_judged_after_progress_was_read_and_quarantines() {
 }
 
 #[test]
-fn a_slot_that_moves_past_what_is_durable_while_streaming_quarantines() {
+fn a_slot_that_moves_past_what_is_durable_while_streaming_is_a_gap_if_the_next_session_finds_nothing_newer() {
     let mut bench = Bench::new();
     bench.stream();
     let effects = bench.observe(Some(MY_BACKEND), 901);
     assert!(matches!(effects[..], [Effect::EndSession { commit: false, .. }]), "{effects:?}");
+    bench.tell(Input::SessionEnded);
+    assert_eq!(bench.worker.gap(), None, "another session may have claimed and moved it");
+    bench.now = bench.now + Duration::from_millis(100);
+    assert_eq!(bench.tell(Input::Tick), [Effect::Inspect]);
+    let mut found = inspection();
+    found.slot = SlotState::Usable { confirmed_flush_lsn: Lsn(901) };
+    bench.tell(Input::Inspected(Box::new(found)));
+    bench.tell(Input::HolderRead(Some(true)));
+    bench.tell(Input::SinkFenced(Box::new(read_after_one_session())));
+    bench.tell(Input::HolderRead(Some(true)));
     bench.tell(Input::SessionEnded);
     bench.tell(Input::Released);
     let gap = bench.worker.gap().unwrap();
