@@ -46,15 +46,20 @@ pub const KEEPALIVE_PERIOD: Duration = Duration::from_secs(2);
 /// A keepalive is given up after this.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// How long a record may be under way where the sink fences nobody: one that was handed over right after the lease was last
-/// found alive is delivered or given up before the tenure stops. `open_time`: how long records are gathered before their
-/// outcome is asked for.
-pub fn delivery_patience(ttl: Duration, open_time: Duration) -> Duration {
-    ttl.mul_f64(STOP_AT).saturating_sub(KEEPALIVE_PERIOD + KEEPALIVE_TIMEOUT + open_time)
+/// A sink that fences nobody is given records for so long after the last good keepalive was sent: by then the next one has
+/// been answered, or something is wrong.
+const HANDED_OVER: Duration = KEEPALIVE_PERIOD.saturating_add(KEEPALIVE_TIMEOUT);
+
+/// How long a record may be under way where the sink fences nobody: what was handed over last is delivered or given up when
+/// the tenure has to be closed, also by a process that stood still meanwhile.
+pub fn delivery_patience(ttl: Duration) -> Duration {
+    ttl.mul_f64(CLOSED_AT).saturating_sub(HANDED_OVER)
 }
 
 /// The part of the TTL after which no new work is taken.
 const STOP_AT: f64 = 0.60;
+/// The part of the TTL by which everything is closed. The rest tolerates clocks whose rates differ by 1.36.
+const CLOSED_AT: f64 = 0.73;
 
 /// The time a worker holds the lease, named by the revision of the one write of the holder key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,14 +100,19 @@ impl Tenure {
         }
     }
 
+    /// Until then a sink that fences nobody is given records. Moves on with each good keepalive.
+    pub fn hands_over_until(&self) -> Moment {
+        if self.has_lease() { self.asked_at + HANDED_OVER } else { self.ends_at() }
+    }
+
     /// From here on no new work is taken (Ds).
     pub fn stop_at(&self) -> Moment {
         self.asked_at + self.ttl.mul_f64(STOP_AT)
     }
 
-    /// By then everything is closed (Dh). The rest of the TTL tolerates clocks whose rates differ by 1.36.
+    /// By then everything is closed (Dh).
     pub fn closed_by(&self) -> Moment {
-        self.asked_at + self.ttl.mul_f64(0.73)
+        self.asked_at + self.ttl.mul_f64(CLOSED_AT)
     }
 
     /// When etcd may give the lease to somebody else.
@@ -132,11 +142,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_when_the_last_keepalive_fails_has_its_outcome_before_the_tenure_stops() {
-        let (ttl, open_time) = (Duration::from_secs(10), Duration::from_millis(50));
-        assert_eq!(delivery_patience(ttl, open_time), Duration::from_millis(2750));
-        let shortest = Duration::from_secs(7);
-        assert!(delivery_patience(shortest, open_time) >= Duration::from_millis(900), "Kafka has time to answer");
+    fn what_was_handed_over_last_is_given_up_when_the_tenure_has_to_be_closed() {
+        for ttl in [7, 10, 30].map(Duration::from_secs) {
+            let tenure = Tenure::new(1, 7, ttl, at(100));
+            assert!(tenure.hands_over_until() < tenure.stop_at());
+            assert_eq!(tenure.hands_over_until() + delivery_patience(ttl), tenure.closed_by());
+            assert!(delivery_patience(ttl) > Duration::from_millis(1900), "Kafka has time to answer");
+        }
+    }
+
+    #[test]
+    fn handing_over_goes_on_with_each_good_keepalive() {
+        let mut tenure = Tenure::new(1, 7, Duration::from_secs(10), at(100));
+        let until = tenure.hands_over_until();
+        tenure.renewed(at(102), Duration::from_secs(10));
+        assert_eq!(tenure.hands_over_until(), until + Duration::from_secs(2));
     }
 
     #[test]

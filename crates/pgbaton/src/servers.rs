@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgbaton_core::{Cutting, hash_of};
+use pgbaton_core::hash_of;
 use pgbaton_postgres::Conninfo;
 use pgbaton_sinks::kafka::KafkaTarget;
 
@@ -28,7 +28,7 @@ pub(crate) fn kafka_target(config: &Config, settings: &PipelineConfig) -> KafkaT
 
 /// How long a record is tried where nothing but the lease keeps other workers away.
 pub(crate) fn delivery_patience(config: &Config) -> Duration {
-    pgbaton_core::delivery_patience(config.coordination.lease_ttl, Cutting::default().open_time)
+    pgbaton_core::delivery_patience(config.coordination.lease_ttl)
 }
 
 /// Hash of what in the configuration changes routing or the set of rows.

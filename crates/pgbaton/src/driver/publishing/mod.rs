@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use pgbaton_core::{ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak};
+use pgbaton_core::{
+    ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak, Tenure,
+};
 use pgbaton_postgres::{Frame, ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
 use pgbaton_sinks::kafka::KafkaTarget;
@@ -61,6 +63,8 @@ pub struct Publishing {
     source: Source,
     meters: Meters,
     accepting: bool,
+    /// As far as the lease has been found alive; none where there is no tenure.
+    hands_over_until: Option<Moment>,
     backlog: VecDeque<(Lsn, Bytes)>,
     backlog_bytes: usize,
     tables: HashMap<u32, TableEncoder>,
@@ -121,6 +125,7 @@ impl Publishing {
             source: telling.source.clone(),
             meters,
             accepting: false,
+            hands_over_until: None,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             tables: HashMap::new(),
@@ -147,6 +152,11 @@ impl Publishing {
     pub fn accept(&mut self) {
         self.accepting = true;
         self.stream.slot_checked();
+    }
+
+    /// The lease as it was found last.
+    pub fn renewed(&mut self, tenure: Option<&Tenure>) {
+        self.hands_over_until = tenure.map(Tenure::hands_over_until);
     }
 
     /// What was done since the last call.
@@ -204,7 +214,8 @@ impl Publishing {
     }
 
     fn sink_is_full(&self) -> bool {
-        self.sink.in_flight() >= (IN_FLIGHT_BYTES / self.average_record.max(1)).clamp(64, IN_FLIGHT_RECORDS)
+        !self.sink.has_room(self.hands_over_until)
+            || self.sink.in_flight() >= (IN_FLIGHT_BYTES / self.average_record.max(1)).clamp(64, IN_FLIGHT_RECORDS)
     }
 
     /// One turn: works on what is here, closes what is due, tells PostgreSQL how far we are.

@@ -21,6 +21,9 @@ use super::{COMMIT_LIMIT, Delivering, Sink, Told, ends_in_ours, in_time, lost};
 use crate::clock::Timestamp;
 use crate::coordination::{Checkpointed, Etcd, EtcdError};
 
+/// Records under way at a time. Each has only the time that the lease leaves, from the moment it is handed over: a slow Kafka
+/// that is handed more than it manages in that time would have every session end the same way.
+const IN_FLIGHT: u64 = 2_000;
 /// Between two tries of a checkpoint that etcd did not answer. The tenure ends in time if it never does.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -121,6 +124,11 @@ impl AtLeastOnce {
             self.keeper.revision = self.keeper.clone().put(record).await?;
         }
         Ok(())
+    }
+
+    /// Kafka may be given more.
+    pub fn has_room(&self) -> bool {
+        self.session.in_flight() < IN_FLIGHT
     }
 
     pub fn commit(&mut self, record: ProgressRecord) {

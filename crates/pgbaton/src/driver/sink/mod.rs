@@ -13,7 +13,9 @@ mod exactly_once;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::{ClaimPlan, Code, EventId, FenceRead, Found, Known, ProgressRecord, Remains, SessionEnd, Tenure};
+use pgbaton_core::{
+    ClaimPlan, Code, EventId, FenceRead, Found, Known, Moment, ProgressRecord, Remains, SessionEnd, Tenure,
+};
 use pgbaton_sinks::kafka::{
     Accepted, BeginError, DataRecord, FenceError, FoundRecord, KafkaFault, KafkaSession, KafkaStandby, ReadBackError,
     SessionError, SinkEvent, TopicError, WriteError,
@@ -21,6 +23,7 @@ use pgbaton_sinks::kafka::{
 use tokio::time::timeout;
 
 use super::failures;
+use crate::clock::boottime;
 use crate::config::Delivery;
 use crate::coordination::{Etcd, Kept, KeptError};
 use at_least_once::AtLeastOnce;
@@ -165,6 +168,14 @@ impl Sink {
                 other => SessionEnd::ProducerSpent(other.to_string()),
             }),
             Sink::AtLeastOnce(_) => Ok(()),
+        }
+    }
+
+    /// A record may be handed over now. `hands_over_until`: what the lease allows where nothing but it keeps others away.
+    pub fn has_room(&self, hands_over_until: Option<Moment>) -> bool {
+        match self {
+            Sink::ExactlyOnce(_) => true,
+            Sink::AtLeastOnce(sink) => hands_over_until.is_some_and(|until| boottime() < until) && sink.has_room(),
         }
     }
 
