@@ -114,6 +114,12 @@ impl Lab {
         self.tools().join("kubernetes-validate/bin/kubernetes-validate")
     }
 
+    /// Folder of Kafka's command line: `kafka-acls.sh` and others.
+    #[must_use]
+    pub fn kafka_commands(&self) -> PathBuf {
+        self.tools().join("kafka-tools/bin")
+    }
+
     /// Folder of Kafka's jars.
     #[must_use]
     pub fn kafka_jars(&self) -> PathBuf {
@@ -124,12 +130,21 @@ impl Lab {
 /// The major version that is used when none is named: 15 where it is installed, else the lowest newer one.
 #[must_use]
 pub fn default_pg() -> Option<u16> {
-    let entries = fs::read_dir("/usr/lib/postgresql").ok()?;
-    let majors = entries.flatten().filter_map(|entry| {
+    installed_pg().min()
+}
+
+/// The newest major version that the machine has by itself.
+pub(crate) fn newest_pg() -> Option<u16> {
+    installed_pg().max()
+}
+
+fn installed_pg() -> impl Iterator<Item = u16> {
+    let entries = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let majors = entries.filter_map(|entry| {
         let major: u16 = entry.file_name().to_str()?.parse().ok()?;
         entry.path().join("bin/initdb").exists().then_some(major)
     });
-    majors.filter(|major| *major >= 15).min()
+    majors.filter(|major| *major >= 15)
 }
 
 /// A program of the machine: Debian's own places first, because another one found by PATH may lie where the servers'

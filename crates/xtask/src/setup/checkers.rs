@@ -1,4 +1,5 @@
-//! What checks the files below `deploy/`: promtool, and a validator that carries Kubernetes' schemas. Only tests need them.
+//! What only tests need: promtool and a validator that carries Kubernetes' schemas, for the files below `deploy/`; Kafka's command
+//! line, for what the pages show of it.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Tool, patroni, run_quietly, suite};
+use super::{Tool, kafka, patroni, run_quietly, suite};
 use crate::lab::{Lab, remove};
 
-pub(super) const TOOLS: [Tool; 2] = [
+pub(super) const TOOLS: [Tool; 3] = [
+    kafka::COMMANDS,
     Tool { name: "promtool", version: "any", install: promtool },
     Tool { name: "kubernetes-validate", version: "1.37.0", install: kubernetes_validate },
 ];

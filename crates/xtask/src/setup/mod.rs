@@ -19,7 +19,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::{Lab, open_folder, remove};
+use crate::lab::{Lab, newest_pg, open_folder, remove};
 use crate::progress::Step;
 
 /// Something that set-up can bring into the lab's tools.
@@ -73,6 +73,16 @@ pub fn ensure_postgres(major: u16) -> Result<()> {
     let lab = Lab::open()?;
     let _lock = lock(&lab)?;
     postgres::ensure(&lab, major)
+}
+
+/// As [`ensure_postgres`], of the newest version that this machine can have; says which that is.
+pub fn ensure_newest_postgres() -> Result<u16> {
+    let newest = match suite::this_is_debian() {
+        true => postgres::NEWEST,
+        false => newest_pg().context("no PostgreSQL is installed: run `cargo xtask setup`")?,
+    };
+    ensure_postgres(newest)?;
+    Ok(newest)
 }
 
 /// Two set-ups at once would remove each other's work.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{TOOLS, etcd, run_quietly};
+use super::{TOOLS, checkers, etcd, run_quietly};
 use crate::lab::{Lab, default_pg, machine_program};
 use crate::progress::Step;
 
@@ -27,7 +27,7 @@ pub(super) const PATCHELF: Need = need("patchelf", &["patchelf"]);
 pub(super) fn missing(lab: &Lab) -> Vec<Need> {
     let program = |name| machine_program(name).is_some();
     let file = |path: &str| Path::new(path).exists();
-    let tool = |name| TOOLS.iter().any(|tool| tool.name == name && tool.is_there(lab));
+    let tool = |name| TOOLS.iter().chain(&checkers::TOOLS).any(|tool| tool.name == name && tool.is_there(lab));
     let needs = [
         (
             default_pg().is_some(),
@@ -37,6 +37,7 @@ pub(super) fn missing(lab: &Lab) -> Vec<Need> {
         (program("cc") && program("c++") && program("make"), need("a C and C++ toolchain", &["build-essential"])),
         (program("pkg-config"), need("pkg-config", &["pkg-config"])),
         (program("curl"), need("curl", &["curl"])),
+        (program("jq"), need("jq", &["jq"])),
         (program("openssl"), need("openssl", &["openssl"])),
         (file("/usr/include/openssl/ssl.h"), need("OpenSSL's headers", &["libssl-dev"])),
         (file("/usr/include/zlib.h"), need("zlib's headers", &["zlib1g-dev"])),
@@ -51,7 +52,7 @@ pub(super) fn missing(lab: &Lab) -> Vec<Need> {
             ),
         ),
         (tool("etcd") || program("go") || !etcd::needs_go(), need("Go, to build etcd", &["golang-go"])),
-        (tool("kafka") || program("mvn"), need("Maven, to fetch Kafka", &["maven"])),
+        (tool("kafka") && tool("kafka-tools") || program("mvn"), need("Maven, to fetch Kafka", &["maven"])),
     ];
     needs.into_iter().filter(|(there, _)| !there).map(|(_, need)| need).collect()
 }

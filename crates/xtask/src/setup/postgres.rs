@@ -13,6 +13,9 @@ use super::{packages, run_quietly};
 use crate::lab::{Lab, machine_program, open_folder, remove};
 use crate::progress::Step;
 
+/// The newest that can be fetched.
+pub(super) const NEWEST: u16 = 18;
+
 /// Fetches it unless the machine or the lab has it already.
 pub(super) fn ensure(lab: &Lab, major: u16) -> Result<()> {
     if lab.postgres_bin(Some(major)).is_ok() {
@@ -20,7 +23,7 @@ pub(super) fn ensure(lab: &Lab, major: u16) -> Result<()> {
     }
     let suite = match major {
         17 => "trixie",
-        18 => "forky",
+        NEWEST => "forky",
         _ => bail!("PostgreSQL {major} is not installed, and set-up knows how to fetch 17 and 18 only"),
     };
     if machine_program("patchelf").is_none() {
