@@ -9,6 +9,7 @@ pub mod database;
 pub mod http;
 pub mod load;
 pub mod own;
+pub mod pages;
 pub mod proxy;
 pub mod report;
 pub mod sample;
