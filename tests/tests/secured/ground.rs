@@ -1,4 +1,4 @@
-//! A PostgreSQL, an etcd and a Kafka with authorization, the rights of docs/security.md given, and workers on them.
+//! A PostgreSQL, an etcd and a Kafka with authorization, the rights of the pages given, and workers on them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pgbaton_tests::http;
+use pgbaton_tests::pages::{self, Block, Tried};
 use serde_json::Value;
 use xtask::lab::Lab;
 use xtask::ports::Ports;
 use xtask::single::{Etcd, Kafka, Postgres, PostgresOptions};
 use xtask::{build, wait};
-
-use crate::acls::{self, Acl};
 
 /// What may take long on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -30,53 +29,94 @@ pub struct Passwords {
 /// Of etcd's own administrator.
 const ROOT: &str = "root-lab";
 
+/// What differs between one ground and another.
+#[derive(Clone, Copy, Default)]
+pub struct Kind {
+    /// PostgreSQL's major version; `None`: the lab's default.
+    pub postgres: Option<u16>,
+    /// The role that gives the rights in PostgreSQL is no superuser. Before 16 only those could.
+    pub plain_administrator: bool,
+    /// The rights in Kafka are those that docs/codes.md shows, and not docs/security.md.
+    pub kafka_of_codes: bool,
+}
+
 pub struct Ground {
     pub lab: Lab,
     pub postgres: Postgres,
     pub etcd: Etcd,
     pub kafka: Kafka,
-    /// Rights in Kafka as the page gives them.
-    pub acls: Vec<Acl>,
+    /// Rights in Kafka, as the page gives them.
+    kafka_rights: String,
     pub folder: PathBuf,
     passwords: Passwords,
 }
 
+/// All that somebody needs to give the rights of the page who is no superuser, from PostgreSQL 16 on.
+const PLAIN_ADMINISTRATOR: &str = "
+    CREATE ROLE administrator CREATEROLE REPLICATION;
+    GRANT pg_read_all_stats TO administrator WITH ADMIN OPTION;
+    GRANT CONNECT ON DATABASE appdb TO administrator WITH GRANT OPTION;
+    SET ROLE administrator;
+";
+
 impl Ground {
-    /// Starts the servers, with these further users of Kafka, and does what the page says.
-    pub fn start(name: &str, passwords: Passwords, others: &[(&str, &str)]) -> Result<Self> {
+    /// Starts the servers, with these further users of Kafka, and does what the pages say.
+    pub fn start(name: &str, kind: Kind, passwords: Passwords, others: &[(&str, &str)]) -> Result<Self> {
         let lab = Lab::open()?;
+        ensure!(lab.kafka_commands().exists(), "run `cargo xtask setup`");
         let users = [&[("pgbaton", passwords.kafka.as_str())][..], others].concat();
-        let ground = Ground {
-            postgres: Postgres::start(&PostgresOptions::default())?,
+        let mut ground = Ground {
+            postgres: Postgres::start(&PostgresOptions { major: kind.postgres, ..PostgresOptions::default() })?,
             etcd: Etcd::start()?,
             kafka: Kafka::start_guarded(&users)?,
-            acls: Vec::new(),
+            kafka_rights: String::new(),
             folder: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("secured-{name}-{}", std::process::id())),
             passwords,
             lab,
         };
         fs::create_dir_all(&ground.folder)?;
-        ground.give_rights()
+        ground.give_rights(kind)?;
+        Ok(ground)
     }
 
-    fn give_rights(mut self) -> Result<Self> {
-        let page = Page::read(&self.lab)?;
+    fn give_rights(&mut self, kind: Kind) -> Result<()> {
+        let rights = pages::of(&self.lab, Tried::Rights)?;
+        let [codes, administrator, owner, kafka, etcd] = rights.as_slice() else { bail!("other rights: {rights:#?}") };
+        ensure!((codes.page.as_str(), codes.language.as_str()) == ("docs/codes.md", "sh"), "{codes:?}");
+        self.make_database()?;
+        self.give_in_postgres(kind, administrator, owner)?;
+        self.give_in_etcd(&etcd.text)?;
+        self.kafka_rights.clone_from(if kind.kafka_of_codes { &codes.text } else { &kafka.text });
+        self.kafka_acls(&self.kafka_rights)
+    }
+
+    /// Two tables, and nothing that PUBLIC has by default.
+    fn make_database(&self) -> Result<()> {
         self.postgres.sql("postgres", "CREATE ROLE owner LOGIN")?;
         self.postgres.sql("postgres", "CREATE DATABASE appdb OWNER owner")?;
-        // What PUBLIC has by default is not the page's.
         self.postgres
             .sql("appdb", "REVOKE ALL ON DATABASE appdb FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC")?;
         let tables = "CREATE TABLE items (id int PRIMARY KEY, note text); CREATE TABLE ledger (id int PRIMARY KEY)";
         self.postgres.sql("appdb", &format!("GRANT ALL ON SCHEMA public TO owner; SET ROLE owner; {tables}"))?;
-        let [administrator, owner] = page.blocks("## Rights in PostgreSQL", "sql")?;
-        let password = format!("PASSWORD '{}'", self.passwords.postgres.replace('\'', "''"));
-        ensure!(administrator.contains("PASSWORD '...'"));
-        self.postgres.sql("appdb", &administrator.replace("PASSWORD '...'", &password))?;
-        self.postgres.sql("appdb", &format!("SET ROLE owner; {owner}"))?;
+        for Block { text, .. } in pages::of(&self.lab, Tried::Afresh)? {
+            self.postgres.sql("appdb", &format!("BEGIN;\n{text}ROLLBACK;"))?;
+        }
+        Ok(())
+    }
 
-        let [etcd] = page.blocks("## Rights in etcd", "sh")?;
-        for command in commands(&etcd) {
-            let words = command.strip_prefix("etcdctl ").with_context(|| command.clone())?;
+    fn give_in_postgres(&self, kind: Kind, administrator: &Block, owner: &Block) -> Result<()> {
+        let password = format!("PASSWORD '{}'", self.passwords.postgres.replace('\'', "''"));
+        ensure!(administrator.text.contains("PASSWORD '...'"), "{administrator:?}");
+        let administrator = administrator.text.replace("PASSWORD '...'", &password);
+        let become_him = if kind.plain_administrator { PLAIN_ADMINISTRATOR } else { "" };
+        self.postgres.sql("appdb", &format!("{become_him}{administrator}"))?;
+        self.postgres.sql("appdb", &format!("SET ROLE owner;\n{}", owner.text))?;
+        Ok(())
+    }
+
+    fn give_in_etcd(&self, etcd: &str) -> Result<()> {
+        for command in etcd.lines() {
+            let words = command.strip_prefix("etcdctl ").with_context(|| command.to_owned())?;
             let words = words.split_whitespace().map(|word| match word {
                 "'...'" => self.passwords.etcd.as_str(),
                 word => word,
@@ -86,13 +126,24 @@ impl Ground {
         for words in ["user add root --new-user-password root-lab", "user grant-role root root", "auth enable"] {
             self.etcdctl(words.split(' '), false)?;
         }
+        Ok(())
+    }
 
-        let [kafka] = page.blocks("## Rights in Kafka", "sh")?;
-        for command in commands(&kafka) {
-            self.acls.extend(Acl::of_command(&command)?);
-        }
-        acls::add(&self.kafka.bootstrap(), &self.acls)?;
-        Ok(self)
+    /// The rights of the page for another user, each command as `change` makes it.
+    pub fn give_in_kafka(&self, user: &str, change: impl Fn(&str) -> Option<String>) -> Result<()> {
+        let commands = self.kafka_rights.replace("\\\n", " ").replace("User:pgbaton", &format!("User:{user}"));
+        self.kafka_acls(&commands.lines().filter_map(change).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Runs what a page shows of `kafka-acls.sh`, as somebody who may do everything.
+    fn kafka_acls(&self, commands: &str) -> Result<()> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        command.args(["-euc", &commands.replace("kafka-1:9092", &self.kafka.bootstrap())]);
+        command.env("PATH", format!("{}:{path}", self.lab.kafka_commands().display()));
+        let output = command.output().context("run kafka-acls.sh")?;
+        ensure!(output.status.success(), "{commands}: {output:?}");
+        Ok(())
     }
 
     /// What `etcdctl` prints; as root, once authentication is on.
@@ -249,30 +300,4 @@ impl Drop for Worker {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// A page of the docs, by its blocks of code.
-struct Page(String);
-
-impl Page {
-    fn read(lab: &Lab) -> Result<Self> {
-        Ok(Page(fs::read_to_string(lab.repo().join("docs/security.md"))?))
-    }
-
-    /// All blocks of a language below a heading: exactly as many as are expected.
-    fn blocks<const N: usize>(&self, heading: &str, language: &str) -> Result<[String; N]> {
-        let section = self.0.split(&format!("\n{heading}\n")).nth(1).with_context(|| format!("no {heading}"))?;
-        let section = section.split("\n## ").next().unwrap_or_default();
-        let fence = format!("```{language}\n");
-        let blocks = section.split(fence.as_str()).skip(1);
-        let blocks: Vec<String> = blocks.filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect();
-        let count = blocks.len();
-        blocks.try_into().ok().with_context(|| format!("{heading}: {count} blocks of {language}"))
-    }
-}
-
-/// Each on one line.
-fn commands(block: &str) -> Vec<String> {
-    let whole = block.replace("\\\n", " ");
-    whole.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
 }

@@ -1,10 +1,11 @@
-//! The rights that docs/security.md names are enough, and doctor names each that is missing.
+//! The rights that the pages name are enough, and doctor names each that is missing.
 
 use anyhow::{Context, Result, ensure};
+use pgbaton_tests::pages::{self, Tried};
 use serde_json::Value;
+use xtask::setup;
 
-use crate::acls::{self, Acl};
-use crate::ground::{Ground, Passwords};
+use crate::ground::{Ground, Kind, Passwords};
 
 fn passwords() -> Passwords {
     Passwords { postgres: "pg-lab".into(), etcd: "etcd-lab".into(), kafka: "kafka-lab".into() }
@@ -17,44 +18,28 @@ const WITHOUT_WRITE: (&str, &str) = ("reader", "r-lab");
 #[test]
 fn a_worker_with_the_rights_of_the_page_streams_takes_over_and_is_well_and_doctor_names_each_that_is_missing()
 -> Result<()> {
-    let ground = Ground::start("rights", passwords(), &[WITHOUT_TRANSACTIONS, WITHOUT_WRITE])?;
+    let others = [WITHOUT_TRANSACTIONS, WITHOUT_WRITE];
+    let ground = Ground::start("rights", Kind::default(), passwords(), &others)?;
     let config = ground.whole_config();
-    let file = ground.write("doctor", &config)?;
-    ground.make_slot(&file)?;
-    no_errors(&ground, &file)?;
-
-    let mut first = ground.worker("worker-1", &config, |_| ())?;
-    first.until("the first to stream", |status| status["role"] == "active")?;
-    let mut second = ground.worker("worker-2", &config, |_| ())?;
-    ground.postgres.sql("appdb", "INSERT INTO items VALUES (1, 'a'); INSERT INTO ledger VALUES (1)")?;
-    first.until_told(&ground)?;
-    second.until("the second to stand by", |status| status["role"] == "standby" && status["healthy"] == true)?;
-    no_errors(&ground, &file)?;
-
-    first.kill()?;
-    second.until("the second to take over", |status| status["role"] == "active")?;
-    ground.postgres.sql("appdb", "UPDATE items SET note = 'b'")?;
-    second.until_told(&ground)?;
-    second.until("it to be well, with the one change of its own", |status| {
-        status["healthy"] == true && status["counters"]["changes"] == 1
-    })?;
-    no_errors(&ground, &file)?;
+    streams_takes_over_and_is_well(&ground, &config)?;
 
     // The topics are there now: a right on one can be missing.
-    let lacking = |user: (&str, &str), keep: &dyn Fn(&Acl) -> bool| -> Result<Value> {
-        let mut acls: Vec<Acl> = ground.acls.iter().filter(|acl| keep(acl)).cloned().collect();
-        acls.iter_mut().for_each(|acl| acl.principal = format!("User:{}", user.0));
-        acls::add(&ground.kafka.bootstrap(), &acls)?;
+    let lacking = |(user, password): (&str, &str), change: &dyn Fn(&str) -> Option<String>| -> Result<Value> {
+        ground.give_in_kafka(user, change)?;
         let mut config = config.clone();
         let properties = &mut config["pipelines"]["orders"]["kafka"]["properties"];
-        properties["sasl.username"] = user.0.into();
-        properties["sasl.password"] = user.1.into();
+        properties["sasl.username"] = user.into();
+        properties["sasl.password"] = password.into();
         Ok(config)
     };
-    let untransacted = lacking(WITHOUT_TRANSACTIONS, &|acl| !acl.is_for_transactions())?;
+    let no_transactions = |command: &str| (!command.contains("--transactional-id")).then(|| command.to_owned());
+    let untransacted = lacking(WITHOUT_TRANSACTIONS, &no_transactions)?;
     names(&ground, &untransacted, "kafka_rights", "transactional id pgbaton.orders")?;
-    let is_write_of_data = |acl: &Acl| acl.name == "orders." && acl.operation == "Write";
-    let reader = lacking(WITHOUT_WRITE, &|acl| !is_write_of_data(acl))?;
+    let no_write = |command: &str| match command.contains("--topic orders.") {
+        true => Some(command.replace("--operation Write ", "")),
+        false => Some(command.to_owned()),
+    };
+    let reader = lacking(WITHOUT_WRITE, &no_write)?;
     names(&ground, &reader, "kafka_rights", "Write topic orders.public.items")?;
 
     let mut elsewhere = config.clone();
@@ -70,7 +55,48 @@ fn a_worker_with_the_rights_of_the_page_streams_takes_over_and_is_well_and_docto
     Ok(())
 }
 
-fn no_errors(ground: &Ground, config: &std::path::Path) -> Result<()> {
+/// Roles were given other rights in 16, slots in 17 and 18.
+#[test]
+fn on_the_newest_postgresql_the_same_rights_are_enough_though_no_superuser_gives_them() -> Result<()> {
+    let newest = setup::ensure_newest_postgres()?;
+    let kind = Kind { postgres: Some(newest), plain_administrator: newest >= 16, kafka_of_codes: true };
+    let ground = Ground::start("newest", kind, passwords(), &[])?;
+    let version = ground.postgres.sql("appdb", "SHOW server_version_num")?;
+    ensure!(version.starts_with(&newest.to_string()), "{version} is not {newest}");
+    streams_takes_over_and_is_well(&ground, &ground.whole_config())?;
+    if newest >= 17 {
+        for block in pages::of(&ground.lab, Tried::Newest)? {
+            ground.postgres.sql("appdb", &block.text).with_context(|| block.place())?;
+        }
+    }
+    Ok(())
+}
+
+fn streams_takes_over_and_is_well(ground: &Ground, config: &Value) -> Result<()> {
+    let file = ground.write("doctor", config)?;
+    ground.make_slot(&file)?;
+    is_content(ground, &file)?;
+
+    let mut first = ground.worker("worker-1", config, |_| ())?;
+    first.until("the first to stream", |status| status["role"] == "active")?;
+    let mut second = ground.worker("worker-2", config, |_| ())?;
+    ground.postgres.sql("appdb", "INSERT INTO items VALUES (1, 'a'); INSERT INTO ledger VALUES (1)")?;
+    first.until_told(ground)?;
+    second.until("the second to stand by", |status| status["role"] == "standby" && status["healthy"] == true)?;
+    is_content(ground, &file)?;
+
+    first.kill()?;
+    second.until("the second to take over", |status| status["role"] == "active")?;
+    ground.postgres.sql("appdb", "UPDATE items SET note = 'b'")?;
+    second.until_told(ground)?;
+    second.until("it to be well, with the one change of its own", |status| {
+        status["healthy"] == true && status["counters"]["changes"] == 1
+    })?;
+    is_content(ground, &file)
+}
+
+/// Doctor has no error.
+fn is_content(ground: &Ground, config: &std::path::Path) -> Result<()> {
     let found = ground.doctor(config)?;
     ensure!(!found.contains_key("error"), "{:#?}", found["error"]);
     Ok(())

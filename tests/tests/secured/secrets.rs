@@ -19,7 +19,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use xtask::wait;
 
-use crate::ground::{Ground, LIMIT, Passwords, Worker};
+use crate::ground::{Ground, Kind, LIMIT, Passwords, Worker};
 
 /// With letters that URLs, JSON and base64 treat in their own ways.
 const POSTGRES: &str = "pg-S3cret/+%&e6b4";
@@ -87,7 +87,7 @@ impl Search {
 #[test]
 fn no_secret_is_seen_anywhere() -> Result<()> {
     let passwords = Passwords { postgres: POSTGRES.into(), etcd: ETCD.into(), kafka: KAFKA.into() };
-    let ground = Ground::start("secrets", passwords, &[])?;
+    let ground = Ground::start("secrets", Kind::default(), passwords, &[])?;
     let search = Search::default();
     for file in [("postgres", POSTGRES), ("token", TOKEN), ("wrong", WRONG)] {
         fs::write(ground.folder.join(file.0), format!("{}\n", file.1))?;
