@@ -24,40 +24,27 @@ use crate::stage::RECOVERY;
 /// Seconds, not minutes; several rounds of the audit on a machine that is busy.
 const NAMED: Duration = Duration::from_secs(20);
 const KAFKA: Duration = Duration::from_secs(10);
+const TOPIC: &str = "forged.public.forged";
 
 pub(super) async fn records(play: &mut Play) -> Result<()> {
-    play.relax_patroni().await?;
-    let mut own = Own::new(&play.arena.cluster, "forged").await?;
-    own.make_slot("pgoutput").await?;
-    for _ in 0..2 {
-        let table = "[pipelines.forged]\naudit = true\n\n[pipelines.forged.postgres]";
-        own.add_worker(move |config| config.replacen("[pipelines.forged.postgres]", table, 1)).await?;
-    }
-    own.until("a worker to stream", RECOVERY, |status| status["role"] == "active").await?;
-    own.insert(1..=10).await?;
-    own.until_told(10).await?;
-    let judges = |status: &Value| status["role"] == "standby" && status["audit"]["records"].as_u64() >= Some(10);
-    own.until("a standby that audits", RECOVERY, judges).await?;
-    let mut reader = FollowingReader::start(&own)?;
+    let own = audited(play).await?;
+    let bootstrap = own.cluster.kafka_bootstrap()?;
+    let mut reader = FollowingReader::start(&own, &["--brokers", &bootstrap, "--topic-prefix", own.name])?;
 
     play.says("a record is written a second time");
-    let (topic, progress) = ("forged.public.forged", "__pgbaton.forged.progress");
-    let last = last_of(&own, topic, |_| true).await?;
-    forge(&own, &last, last.headers().context("a record has no headers")?.clone()).await?;
+    let last = last_of(&own, TOPIC, |_| true).await?;
+    let headers = last.headers().context("a record has no headers")?.clone();
+    forge(&own, &last, last.payload(), headers).await?;
     named(play, &own, &mut reader, "duplicate").await?;
 
     play.says("a record of an older term");
     let (id, term) = (header(&last, "pgbaton.id")?, header(&last, "pgbaton.term")?.parse::<u64>()? - 1);
-    let headers = [("pgbaton.id", format!("{id}.1")), ("pgbaton.term", term.to_string())];
-    let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-        headers.insert(rdkafka::message::Header { key, value: Some(value) })
-    });
-    forge(&own, &last, headers).await?;
+    forge(&own, &last, last.payload(), headers_of(&format!("{id}.1"), term)).await?;
     named(play, &own, &mut reader, "term_falls").await?;
 
     play.says("a bracket that is opened and not closed");
-    let open = last_of(&own, progress, |message| message.key() == Some(b"open")).await?;
-    forge(&own, &open, OwnedHeaders::new()).await?;
+    let open = last_of(&own, "__pgbaton.forged.progress", |message| message.key() == Some(b"open")).await?;
+    forge(&own, &open, open.payload(), OwnedHeaders::new()).await?;
     named(play, &own, &mut reader, "torn").await?;
 
     play.says("the worker that streams dies: the one that audits takes over");
@@ -73,6 +60,48 @@ pub(super) async fn records(play: &mut Play) -> Result<()> {
     own.insert(21..=30).await?;
     own.until_told(32).await?;
     own.end().await
+}
+
+/// Where delivery is at least once, records may come again, but only as they were.
+pub(super) async fn repeats(play: &mut Play) -> Result<()> {
+    let own = audited(play).await?;
+    let mut workers = own.cluster.workers()?.into_iter();
+    let worker = workers.find(|worker| worker.name == own.workers[0].0).context("the worker is not there")?;
+    let mut reader = FollowingReader::start(&own, &["-c", &worker.config.display().to_string()])?;
+
+    let last = last_of(&own, TOPIC, |_| true).await?;
+    let (id, term) = (header(&last, "pgbaton.id")?, header(&last, "pgbaton.term")?.parse::<u64>()? - 1);
+    play.says("a record comes again");
+    forge(&own, &last, last.payload(), headers_of(&id, term)).await?;
+    play.says("it comes again otherwise");
+    let value = String::from_utf8(last.payload().context("a record has no value")?.to_vec())?;
+    let other = value.replace("\"after\":{\"id\":", "\"after\":{\"id\":9");
+    play.ensure(other != value, "the forged record is the same")?;
+    forge(&own, &last, Some(other.as_bytes()), headers_of(&id, term)).await?;
+    named(play, &own, &mut reader, "altered").await?;
+    play.says("a part of a change that is none");
+    forge(&own, &last, last.payload(), headers_of(&format!("{id}.7"), term)).await?;
+    named(play, &own, &mut reader, "hole").await?;
+    let told = reader.told.join(" ");
+    play.ensure(told == "altered hole", &format!("pgbaton verify has told {told}"))?;
+    own.end().await
+}
+
+/// A pipeline whose rows a standby has audited.
+async fn audited(play: &Play) -> Result<Own> {
+    play.relax_patroni().await?;
+    let mut own = Own::new(&play.arena.cluster, "forged").await?;
+    own.make_slot("pgoutput").await?;
+    for _ in 0..2 {
+        let table = "[pipelines.forged]\naudit = true\n\n[pipelines.forged.postgres]";
+        own.add_worker(move |config| config.replacen("[pipelines.forged.postgres]", table, 1)).await?;
+    }
+    own.until("a worker to stream", RECOVERY, |status| status["role"] == "active").await?;
+    own.insert(1..=10).await?;
+    own.until_told(10).await?;
+    let judges = |status: &Value| status["role"] == "standby" && status["audit"]["records"].as_u64() >= Some(10);
+    own.until("a standby that audits", RECOVERY, judges).await?;
+    Ok(own)
 }
 
 /// Waits until the standby counts this rule, says so in `/status` and `/health`, and who follows the topics by hand has read it.
@@ -104,26 +133,30 @@ async fn is_named(own: &Own, metric: &str) -> Result<bool> {
 struct FollowingReader {
     _child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// The rules of all faults that it has told.
+    told: Vec<String>,
 }
 
 impl FollowingReader {
-    fn start(own: &Own) -> Result<Self> {
+    fn start(own: &Own, topics: &[&str]) -> Result<Self> {
         let mut child = Command::new(own.cluster.worker_binary()?)
-            .args(["verify", "--follow", "--json", "--brokers", &own.cluster.kafka_bootstrap()?])
-            .args(["--topic-prefix", own.name])
+            .args(["verify", "--follow", "--json"])
+            .args(topics)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .context("start pgbaton verify")?;
         let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        Ok(FollowingReader { _child: child, lines })
+        Ok(FollowingReader { _child: child, lines, told: Vec::new() })
     }
 
     async fn until(&mut self, rule: &str) -> Result<()> {
         let find = async {
             while let Some(line) = self.lines.next_line().await? {
-                if serde_json::from_str::<Value>(&line).is_ok_and(|fault| fault["rule"] == rule) {
+                let fault: Value = serde_json::from_str(&line)?;
+                self.told.push(fault["rule"].as_str().unwrap_or_default().to_owned());
+                if fault["rule"] == rule {
                     return Ok(());
                 }
             }
@@ -164,15 +197,23 @@ async fn last_of(own: &Own, topic: &str, wanted: fn(&OwnedMessage) -> bool) -> R
     .await?
 }
 
-/// Writes what a message says once more, where it stands, by a producer that keeps no rule.
-async fn forge(own: &Own, like: &OwnedMessage, headers: OwnedHeaders) -> Result<()> {
+fn headers_of(id: &str, term: u64) -> OwnedHeaders {
+    let headers = [("pgbaton.id", id.to_owned()), ("pgbaton.term", term.to_string())];
+    headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+        headers.insert(rdkafka::message::Header { key, value: Some(value) })
+    })
+}
+
+/// Writes a record more, where a message stands and with its key, by a producer that keeps no rule.
+async fn forge(own: &Own, like: &OwnedMessage, value: Option<&[u8]>, headers: OwnedHeaders) -> Result<()> {
     let (bootstrap, like) = (own.cluster.kafka_bootstrap()?, like.clone());
+    let value = value.unwrap_or_default().to_vec();
     tokio::task::spawn_blocking(move || {
         let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &bootstrap).create()?;
         let record = BaseRecord::to(like.topic())
             .partition(like.partition())
             .key(like.key().unwrap_or_default())
-            .payload(like.payload().unwrap_or_default())
+            .payload(&value)
             .headers(headers);
         producer.send(record).map_err(|(error, _)| error)?;
         Ok(producer.flush(KAFKA)?)

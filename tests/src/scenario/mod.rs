@@ -96,6 +96,8 @@ pub enum Scenario {
     AtLeastOnceKillActive,
     /// Delivery is at least once. The leader dies with rows that no replica has and consumers have seen
     AtLeastOnceLaggingFailover,
+    /// Delivery is at least once. Somebody else tells records again, not as they were: the standby that audits them names it
+    AtLeastOnceForgedRecords,
     /// Workers without etcd: SIGKILL of the one that streams, a switchover, SIGTERM
     NoEtcdPair,
     /// Four pipelines in two workers: shared at the start, all in one after a SIGKILL, one handed back
@@ -122,7 +124,10 @@ impl Scenario {
     #[must_use]
     pub fn spec(self, instance: String) -> Spec {
         let pg = (self == Scenario::InvalidatedSlot).then_some(18);
-        let at_least_once = matches!(self, Scenario::AtLeastOnceKillActive | Scenario::AtLeastOnceLaggingFailover);
+        let at_least_once = matches!(
+            self,
+            Scenario::AtLeastOnceKillActive | Scenario::AtLeastOnceLaggingFailover | Scenario::AtLeastOnceForgedRecords
+        );
         Spec { instance, pg, at_least_once, ..Spec::default() }
     }
 
@@ -159,6 +164,7 @@ impl Scenario {
             Scenario::BlackHole => way::black_hole(play).await,
             Scenario::AtLeastOnceKillActive => worker::kill_active_without_a_fence(play).await,
             Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
+            Scenario::AtLeastOnceForgedRecords => forged::repeats(play).await,
             Scenario::NoEtcdPair => lease_free::no_etcd_pair(play).await,
             Scenario::SharedPipelines => several::shared_pipelines(play).await,
             Scenario::LateEnd => way::late_end(play).await,

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::ledger::Ledger;
-use super::{Fault, Place, Published, Rank, Rule};
+use super::{Delivery, Fault, Place, Published, Rank, Rule};
 use crate::{DivergenceMark, EventId, Lsn, Term, Timeline};
 
 #[derive(Debug)]
 pub(super) struct Sequence {
+    delivery: Delivery,
     dense: bool,
     /// Holes up to here are Kafka's.
     cut: Option<Rank>,
@@ -24,8 +25,9 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(dense: bool) -> Self {
+    pub fn new(delivery: Delivery, dense: bool) -> Self {
         Sequence {
+            delivery,
             dense,
             cut: None,
             partitions: BTreeMap::new(),
@@ -44,6 +46,16 @@ impl Sequence {
 
     pub fn transactions(&self) -> u64 {
         self.transactions
+    }
+
+    pub fn cut(&self) -> Option<Rank> {
+        self.cut
+    }
+
+    /// Whether the partition has told something as great already.
+    pub fn is_behind(&self, place: &Place, rank: Rank) -> bool {
+        let told = self.partitions.get(&(place.topic.clone(), place.partition));
+        told.is_some_and(|(greatest, _)| rank <= *greatest)
     }
 
     pub fn cut_at(&mut self, rank: Rank) {
@@ -65,7 +77,8 @@ impl Sequence {
                     false => found(Rule::OutOfOrder, format!("{id} stands behind {}", before.id)),
                 };
             }
-            if term < *older && !reconciled {
+            // What is late of an older session may be the first to stand there, where nothing fences it.
+            if term < *older && !reconciled && self.delivery == Delivery::ExactlyOnce {
                 found(Rule::TermFalls, format!("{id} is of term {term}, behind one of term {older}"));
             }
         }
@@ -121,7 +134,9 @@ impl Sequence {
             found(Rule::Hole, format!("{to} follows {from}: what is between is missing"));
         }
         let number = |published: &Published| published.chunk.map_or(0, |chunk| chunk.number);
-        if number(next) < number(last) || last.chunk.is_some() && next.chunk.is_none() {
+        // Sessions that were not fenced from one another cut a transaction each in its own way.
+        let falls = number(next) < number(last) || last.chunk.is_some() && next.chunk.is_none();
+        if falls && self.delivery == Delivery::ExactlyOnce {
             found(Rule::Chunks, format!("{to} is of an earlier chunk than {from}"));
         }
         if last.chunk.is_some_and(|chunk| chunk.last) && to.change != from.change {

@@ -65,6 +65,17 @@ impl Ledger {
         self.looked
     }
 
+    /// A position that was kept elsewhere. It does not follow from what was kept here.
+    pub fn keep(&mut self, record: ProgressRecord) {
+        self.greatest_term = self.greatest_term.max(record.term);
+        self.last = Some((record, String::new()));
+    }
+
+    /// Whether nothing is known of any progress.
+    pub fn is_empty(&self) -> bool {
+        self.last.is_none()
+    }
+
     pub fn marks(&self) -> &[DivergenceMark] {
         &self.marks
     }

@@ -4,11 +4,15 @@
 //! the progress given before knows ([`Audit::is_recorded`]). So the state is one position for the progress, one id for each
 //! partition and one for all together, whatever the topics hold. Only forks of the database and new beginnings add to it.
 //!
+//! At least once the progress is the checkpoint, which whoever reads it hands on, and records stand there again: first
+//! occurrences are judged as ever, repeats by what was told before ([`Audit::repeats`]), of which the last are remembered.
+//!
 //! What it cannot see: changes missing at the end of a transaction, rows that are not the database's, records that Kafka's
 //! retention removed.
 
 mod data;
 mod ledger;
+mod repeats;
 
 #[cfg(test)]
 mod tests;
@@ -16,10 +20,22 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{EventId, Term};
+use crate::{EventId, ProgressRecord, Term};
 
 use data::Sequence;
 use ledger::Ledger;
+use repeats::Repeats;
+
+pub use repeats::Content;
+
+/// What the pipeline promises its consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Each change once.
+    ExactlyOnce,
+    /// Each change, and some again.
+    AtLeastOnce,
+}
 
 /// Where a record stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +104,8 @@ pub enum Rule {
     Undecodable,
     /// An id that stands twice.
     Duplicate,
+    /// A record that stands again, with another content.
+    Altered,
     /// Ids that fall within a partition.
     OutOfOrder,
     /// A change that is missing within a transaction.
@@ -120,6 +138,7 @@ impl Rule {
         match self {
             Rule::Undecodable => "undecodable",
             Rule::Duplicate => "duplicate",
+            Rule::Altered => "altered",
             Rule::OutOfOrder => "out_of_order",
             Rule::Hole => "hole",
             Rule::Chunks => "chunks",
@@ -150,8 +169,10 @@ pub struct Fault {
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Data records.
+    /// Data records, each counted once.
     pub records: u64,
+    /// Data records that were told again.
+    pub repeated: u64,
     /// Transactions that they belong to.
     pub transactions: u64,
     /// Progress records.
@@ -167,8 +188,10 @@ pub struct Looked {
 /// The witness.
 #[derive(Debug)]
 pub struct Audit {
+    delivery: Delivery,
     ledger: Ledger,
     sequence: Sequence,
+    repeats: Repeats,
     /// The record that each partition waits at, as told.
     told_unrecorded: BTreeMap<(String, i32), i64>,
     faults: Vec<Fault>,
@@ -177,10 +200,12 @@ pub struct Audit {
 impl Audit {
     /// Begins before the first record. `dense`: no change may be missing within a transaction, as compaction of a data topic
     /// makes them.
-    pub fn new(progress_topic: &str, dense: bool) -> Self {
+    pub fn new(progress_topic: &str, delivery: Delivery, dense: bool) -> Self {
         Audit {
+            delivery,
             ledger: Ledger::new(progress_topic),
-            sequence: Sequence::new(dense),
+            sequence: Sequence::new(delivery, dense),
+            repeats: Repeats::default(),
             told_unrecorded: BTreeMap::new(),
             faults: Vec::new(),
         }
@@ -198,6 +223,11 @@ impl Audit {
         self.cut_where_lost();
     }
 
+    /// The checkpoint as it is now, to be given before the data: at least once it is the progress.
+    pub fn checkpoint(&mut self, record: ProgressRecord) {
+        self.ledger.keep(record);
+    }
+
     /// A topic that was made again has nothing of what was before.
     fn cut_where_lost(&mut self) {
         if let Some(id) = self.ledger.lost_to() {
@@ -211,9 +241,22 @@ impl Audit {
         self.sequence.forks(&self.ledger, &mut self.faults);
     }
 
-    /// Whether the progress knows this record. Only then it may be given to [`Audit::data`].
+    /// Whether the progress knows this record. Only then it may be given to [`Audit::data`]. Who is given no checkpoint takes all
+    /// that stands there for whole.
     pub fn is_recorded(&self, published: &Published) -> bool {
-        self.ledger.is_recorded(published)
+        self.delivery == Delivery::AtLeastOnce && self.ledger.is_empty() || self.ledger.is_recorded(published)
+    }
+
+    /// At least once: whether this record tells again what its partition has told before, which is judged here. If not, it is
+    /// given to [`Audit::data`] once it is recorded.
+    pub fn repeats(&mut self, place: &Place, published: &Published, content: Content) -> bool {
+        let rank = self.rank(published);
+        let is_again = self.sequence.is_behind(place, rank);
+        if is_again && let Err((rule, text)) = self.repeats.judge(place, published, rank, content, self.sequence.cut())
+        {
+            self.faults.push(Fault { rule, place: place.clone(), text });
+        }
+        is_again
     }
 
     /// Where this record comes in the order.
@@ -233,10 +276,13 @@ impl Audit {
         }
     }
 
-    /// The next data record.
-    pub fn data(&mut self, place: &Place, published: &Published) {
+    /// The next data record. With its content it may stand there again, see [`Audit::repeats`].
+    pub fn data(&mut self, place: &Place, published: &Published, content: Option<Content>) {
         let rank = self.rank(published);
         self.sequence.take(place, published, rank, &self.ledger, &mut self.faults);
+        if let Some(content) = content {
+            self.repeats.remember(place, published, rank, content);
+        }
     }
 
     /// A record that stands there without our headers.
@@ -245,8 +291,12 @@ impl Audit {
         self.faults.push(Fault { rule: Rule::Undecodable, place: place.clone(), text });
     }
 
-    /// A committed record that was there before the progress was read to its end, and that is still not recorded. Told once.
+    /// A committed record that was there before the progress was read to its end, and that is still not recorded. Told once. At
+    /// least once this is nothing: records are there before the checkpoint says so.
     pub fn unrecorded(&mut self, place: &Place, published: &Published) {
+        if self.delivery == Delivery::AtLeastOnce {
+            return;
+        }
         if self.told_unrecorded.insert((place.topic.clone(), place.partition), place.offset) == Some(place.offset) {
             return;
         }
@@ -264,6 +314,11 @@ impl Audit {
 
     /// What was looked at so far.
     pub fn looked(&self) -> Looked {
-        Looked { records: self.sequence.records(), transactions: self.sequence.transactions(), ..self.ledger.looked() }
+        Looked {
+            records: self.sequence.records(),
+            repeated: self.repeats.count(),
+            transactions: self.sequence.transactions(),
+            ..self.ledger.looked()
+        }
     }
 }

@@ -84,7 +84,7 @@ impl Writer {
     }
 
     fn audit(&self) -> Audit {
-        let mut audit = Audit::new(PROGRESS, true);
+        let mut audit = Audit::new(PROGRESS, Delivery::ExactlyOnce, true);
         for (offset, record) in self.records.iter().enumerate() {
             audit.progress(offset as i64, &record.to_bytes());
         }
@@ -117,7 +117,7 @@ fn data(writer: &Writer, records: &[(i32, &str, u64)]) -> Vec<Rule> {
         let published = Published::read(Some(id.as_bytes()), Some(term.to_string().as_bytes()), chunk).unwrap();
         let place = Place { topic: "orders.public.items".into(), partition: *partition, offset: offset as i64 };
         if audit.is_recorded(&published) {
-            audit.data(&place, &published);
+            audit.data(&place, &published, None);
         } else {
             audit.unrecorded(&place, &published);
         }
@@ -158,8 +158,8 @@ fn a_change_that_is_missing_within_a_transaction_is_found_but_not_before_what_ka
     let place = Place { topic: "t".into(), partition: 0, offset: 0 };
     let first = published(b"7/1/0/90/3");
     audit.cut_at(audit.rank(&first));
-    audit.data(&place, &first);
-    audit.data(&Place { offset: 1, ..place.clone() }, &published(b"7/1/0/A0/0"));
+    audit.data(&place, &first, None);
+    audit.data(&Place { offset: 1, ..place.clone() }, &published(b"7/1/0/A0/0"), None);
     assert_eq!(rules(&mut audit), []);
 }
 
@@ -173,7 +173,7 @@ fn a_record_that_no_progress_knows_is_found() {
 fn data_of_other_cluster() -> Vec<Rule> {
     let mut audit = two_sessions().audit();
     let published = Published::read(Some(b"8/1/0/90/0"), Some(b"1"), None).unwrap();
-    audit.data(&Place { topic: "t".into(), partition: 0, offset: 0 }, &published);
+    audit.data(&Place { topic: "t".into(), partition: 0, offset: 0 }, &published, None);
     rules(&mut audit)
 }
 
@@ -225,7 +225,7 @@ fn what_compaction_took_from_the_progress_is_known_from_the_markers() {
     let last = writer.records.len() - 2;
     writer.records.drain(..last - 1);
     let phantoms = |marked: bool| {
-        let mut audit = Audit::new(PROGRESS, true);
+        let mut audit = Audit::new(PROGRESS, Delivery::ExactlyOnce, true);
         if marked {
             audit.marker("__pgbaton.orders.markers", 0, &marker);
         }
@@ -233,7 +233,7 @@ fn what_compaction_took_from_the_progress_is_known_from_the_markers() {
             audit.progress(offset as i64, &record.to_bytes());
         }
         let published = Published::read(Some(b"7/1/0/D0/0"), Some(b"1"), None).unwrap();
-        audit.data(&Place { topic: "t".into(), partition: 0, offset: 0 }, &published);
+        audit.data(&Place { topic: "t".into(), partition: 0, offset: 0 }, &published, None);
         audit.progress_is_whole();
         rules(&mut audit)
     };
@@ -259,7 +259,7 @@ fn who_begins_in_the_middle_looks_for_holes_from_there_on() {
     audit.cut_here();
     let take = |audit: &mut Audit, offset: i64, id: &[u8]| {
         let published = Published::read(Some(id), Some(b"2"), None).unwrap();
-        audit.data(&Place { topic: "t".into(), partition: 0, offset }, &published);
+        audit.data(&Place { topic: "t".into(), partition: 0, offset }, &published, None);
     };
     take(&mut audit, 0, b"7/1/0/90/3");
     take(&mut audit, 1, b"7/1/0/90/5");
@@ -386,4 +386,114 @@ fn a_value_that_is_no_progress_record_is_found() {
     assert_eq!(rules(&mut audit), [Rule::Undecodable]);
     audit.foreign(&Place { topic: "t".into(), partition: 0, offset: 3 });
     assert_eq!(rules(&mut audit), [Rule::Undecodable]);
+}
+
+/// `(partition, id without cluster, term, what is in it)`, in the order of each partition, as a pipeline leaves it that delivers at
+/// least once; the checkpoint is the last position of the writer.
+fn told(records: &[(i32, &str, u64, &str)]) -> (Vec<Rule>, Looked) {
+    let mut audit = Audit::new(PROGRESS, Delivery::AtLeastOnce, true);
+    audit.checkpoint(two_sessions().records.pop().unwrap());
+    // Merged as the reader of the topics does it: what a partition tells again goes past.
+    let mut partitions: BTreeMap<i32, Vec<_>> = BTreeMap::new();
+    for (offset, (partition, id, term, value)) in records.iter().enumerate() {
+        let (id, term) = (format!("7/{id}"), term.to_string());
+        let published = Published::read(Some(id.as_bytes()), Some(term.as_bytes()), None).unwrap();
+        let place = Place { topic: "orders.public.items".into(), partition: *partition, offset: offset as i64 };
+        let content = Content::of(&[Some(value.as_bytes())]);
+        partitions.entry(*partition).or_default().push((place, published, content));
+    }
+    let mut partitions: Vec<_> = partitions.into_values().map(|records| records.into_iter().peekable()).collect();
+    loop {
+        for partition in &mut partitions {
+            while partition.next_if(|(place, published, content)| audit.repeats(place, published, *content)).is_some() {
+            }
+        }
+        let heads = partitions.iter_mut().enumerate().filter_map(|(at, partition)| Some((partition.peek()?.1.id, at)));
+        let Some((_, least)) = heads.min() else { break };
+        let (place, published, content) = partitions[least].next().unwrap();
+        match audit.is_recorded(&published) {
+            true => audit.data(&place, &published, Some(content)),
+            false => audit.unrecorded(&place, &published),
+        }
+    }
+    audit.progress_is_whole();
+    (rules(&mut audit), audit.looked())
+}
+
+/// Two sessions; the second begins at a checkpoint behind `1/0/90`, and tells two transactions again. The last record is not
+/// covered by the checkpoint yet.
+const REPEATED: [(i32, &str, u64, &str); 10] = [
+    (0, "1/0/90/0", 1, "a"),
+    (0, "1/0/A0/0", 1, "b"),
+    (1, "1/0/A0/1", 1, "c"),
+    (0, "1/0/B0/0", 1, "d"),
+    (0, "1/0/A0/0", 2, "b"),
+    (1, "1/0/A0/1", 2, "c"),
+    (0, "1/0/B0/0", 2, "d"),
+    (1, "1/0/B0/1", 2, "e"),
+    (0, "1/0/C0/0", 2, "f"),
+    (0, "1/0/190/0", 2, "g"),
+];
+
+#[test]
+fn at_least_once_what_a_session_tells_again_is_no_fault() {
+    let (rules, looked) = told(&REPEATED);
+    assert_eq!((rules, looked.records, looked.repeated, looked.transactions), (vec![], 6, 3, 4));
+    // Whatever of an older session comes late was told by the newer one.
+    let late = [&REPEATED[..9], &[(1, "1/0/B0/1", 1, "e")]].concat();
+    assert_eq!(told(&late).0, []);
+}
+
+#[test]
+fn at_least_once_what_is_no_honest_repeat_is_found() {
+    let with = |at: usize, record| {
+        let mut records = REPEATED.to_vec();
+        records.insert(at, record);
+        told(&records).0
+    };
+    let without = |left_out: &[usize]| {
+        let kept = REPEATED.iter().enumerate().filter(|(at, _)| !left_out.contains(at)).map(|(_, record)| *record);
+        told(&kept.collect::<Vec<_>>()).0
+    };
+    // Told again otherwise.
+    let mut altered = REPEATED;
+    altered[4].3 = "x";
+    assert_eq!(told(&altered).0, [Rule::Altered]);
+    // Told again by the session that had told it, and in another partition.
+    assert_eq!(with(7, (0, "1/0/B0/0", 2, "d")), [Rule::Duplicate]);
+    assert_eq!(with(9, (1, "1/0/C0/0", 1, "f")), [Rule::Duplicate]);
+    // Told by nobody, among what is told again and among what is told first.
+    assert_eq!(with(5, (0, "1/0/A8/0", 2, "x")), [Rule::OutOfOrder]);
+    assert_eq!(with(9, (1, "1/0/C0/2", 2, "x")), [Rule::Hole]);
+    assert_eq!(with(9, (0, "1/0/C8/0", 3, "x")), [Rule::TermUnknown]);
+    // First occurrences that have changed places.
+    let mut swapped = REPEATED;
+    swapped.swap(0, 1);
+    assert_eq!(told(&swapped).0, [Rule::OutOfOrder]);
+    // A change that neither session has told, and one that only the second has.
+    assert_eq!(without(&[1, 4]), [Rule::Hole]);
+    assert_eq!(without(&[1]), [Rule::Hole, Rule::OutOfOrder]);
+}
+
+#[test]
+fn at_least_once_who_begins_in_the_middle_does_not_judge_what_he_has_not_seen() {
+    let mut audit = Audit::new(PROGRESS, Delivery::AtLeastOnce, true);
+    let mut checkpoint = two_sessions().records.pop().unwrap();
+    checkpoint.position = Some(position(1, 0xA8));
+    audit.checkpoint(checkpoint);
+    audit.cut_here();
+    let mut take = |offset: i64, id: &[u8]| {
+        let published = Published::read(Some(id), Some(b"2"), None).unwrap();
+        let place = Place { topic: "t".into(), partition: 0, offset };
+        let content = Content::of(&[Some(id)]);
+        if !audit.repeats(&place, &published, content) {
+            audit.data(&place, &published, Some(content));
+        }
+        rules(&mut audit)
+    };
+    assert_eq!(take(0, b"7/1/0/A0/3"), []);
+    // Told before there.
+    assert_eq!(take(1, b"7/1/0/90/0"), []);
+    assert_eq!(take(2, b"7/1/0/B8/0"), []);
+    assert_eq!(take(3, b"7/1/0/B0/0"), [Rule::OutOfOrder]);
 }

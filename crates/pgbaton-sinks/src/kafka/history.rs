@@ -4,18 +4,24 @@
 //! then, all partitions merged by rank, so that memory is bounded by the number of partitions; and the progress once more.
 //! Records that the progress did not know yet wait for the next round. What is "written by then" is asked uncommitted, and
 //! read when all transactions below have ended: a marker of a transaction reaches the partitions one after the other.
+//!
+//! At least once the progress of a round is the checkpoint that the caller read before. What a partition tells again is judged when
+//! it is read and does not take part in the merge: what is left rises.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgbaton_core::audit::{Audit, Fault, Looked, Place, Published, Rank};
+use pgbaton_core::ProgressRecord;
+use pgbaton_core::audit::{Audit, Content, Delivery, Fault, Looked, Place, Published, Rank};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::metadata::Metadata;
 use rdkafka::{Message, Offset, TopicPartitionList};
+use serde_json::value::RawValue;
 
 use super::calls::{Calls, Cancelled};
 use super::fault::KafkaFault;
@@ -40,8 +46,8 @@ impl KafkaAudit {
     ///
     /// # Errors
     /// Settings that cannot be used.
-    pub fn new(target: &KafkaTarget, dense: bool) -> Result<Self, KafkaFault> {
-        Self::start(target, dense, Begin::AtTheStart)
+    pub fn new(target: &KafkaTarget, delivery: Delivery, dense: bool) -> Result<Self, KafkaFault> {
+        Self::start(target, delivery, dense, Begin::AtTheStart)
     }
 
     /// What comes from now on, the whole progress, and of each data partition so much of its end that what comes can be
@@ -49,31 +55,31 @@ impl KafkaAudit {
     ///
     /// # Errors
     /// Settings that cannot be used.
-    pub fn of_what_comes(target: &KafkaTarget) -> Result<Self, KafkaFault> {
-        Self::start(target, true, Begin::NearTheEnd)
+    pub fn of_what_comes(target: &KafkaTarget, delivery: Delivery) -> Result<Self, KafkaFault> {
+        Self::start(target, delivery, true, Begin::NearTheEnd)
     }
 
-    fn start(target: &KafkaTarget, dense: bool, begin: Begin) -> Result<Self, KafkaFault> {
+    fn start(target: &KafkaTarget, delivery: Delivery, dense: bool, begin: Begin) -> Result<Self, KafkaFault> {
         target.check()?;
         let calls = Calls::start()?;
-        let history = Some(History::new(target, dense, begin, calls.cancelled().clone())?);
+        let history = Some(History::new(target, delivery, dense, begin, calls.cancelled().clone())?);
         Ok(KafkaAudit { history, calls })
     }
 
-    /// Reads and judges what is new since the last round, and tells what is wrong with it. Whoever drops the future drops the
-    /// audit, too: what runs then ends by itself.
+    /// Reads and judges what is new since the last round, and tells what is wrong with it. At least once as far as the checkpoint,
+    /// if there is one. Whoever drops the future drops the audit, too: what runs then ends by itself.
     ///
     /// # Errors
     /// Kafka does not answer, or a transaction hangs. The next round goes on where this one ended.
     ///
     /// # Panics
     /// If an earlier round was dropped before its end.
-    pub async fn round(&mut self) -> Result<Vec<Fault>, KafkaFault> {
+    pub async fn round(&mut self, checkpoint: Option<ProgressRecord>) -> Result<Vec<Fault>, KafkaFault> {
         let mut history = self.history.take().expect("a round is not dropped half-way");
         let (history, outcome) = self
             .calls
             .run(move || {
-                let outcome = history.round();
+                let outcome = history.round(checkpoint);
                 (history, outcome)
             })
             .await;
@@ -113,6 +119,7 @@ const TAIL: i64 = 1000;
 
 struct History {
     audit: Audit,
+    delivery: Delivery,
     begin: Begin,
     committed: Arc<BaseConsumer<Told>>,
     /// Told of what is written and not yet committed; reads nothing.
@@ -144,12 +151,27 @@ struct Source {
     /// Kafka has removed what was before.
     is_cut: bool,
     queue: PartitionQueue<Told>,
-    head: Option<(Rank, Place, Published)>,
+    head: Option<Head>,
     over: bool,
 }
 
+/// The next record of a partition.
+struct Head {
+    rank: Rank,
+    place: Place,
+    published: Published,
+    /// Where it may stand there again.
+    content: Option<Content>,
+}
+
 impl History {
-    fn new(target: &KafkaTarget, dense: bool, begin: Begin, cancelled: Cancelled) -> Result<Self, KafkaFault> {
+    fn new(
+        target: &KafkaTarget,
+        delivery: Delivery,
+        dense: bool,
+        begin: Begin,
+        cancelled: Cancelled,
+    ) -> Result<Self, KafkaFault> {
         let failed = |error: KafkaError| KafkaFault::from_error(&error, "create a reader");
         let mut reader = target.reader();
         // What is fetched ahead is all that takes memory here.
@@ -161,7 +183,8 @@ impl History {
         ends.set("isolation.level", "read_uncommitted");
         let progress = progress_topic(&target.topic_prefix);
         Ok(History {
-            audit: Audit::new(&progress, dense),
+            audit: Audit::new(&progress, delivery, dense),
+            delivery,
             begin,
             committed: Arc::new(reader.create_with_context(Told::default()).map_err(failed)?),
             written: ends.create_with_context(Told::default()).map_err(failed)?,
@@ -177,19 +200,22 @@ impl History {
         self.next.get(&(self.progress.clone(), 0)).copied().unwrap_or(0)
     }
 
-    fn round(&mut self) -> Result<(), KafkaFault> {
+    fn round(&mut self, checkpoint: Option<ProgressRecord>) -> Result<(), KafkaFault> {
+        if let Some(record) = checkpoint {
+            self.audit.checkpoint(record);
+        }
         let (progress, markers) = (self.progress.clone(), self.markers.clone());
         let metadata = self.metadata()?;
         if metadata.topics().iter().any(|topic| topic.name() == markers && !topic.partitions().is_empty()) {
             self.read_log(&markers, |audit, offset, value| audit.marker(&markers, offset, value))?;
         }
-        self.read_log(&progress, Audit::progress)?;
+        self.read_progress(&progress)?;
         if self.begin == Begin::NearTheEnd {
             self.audit.cut_here();
         }
         let held = self.read_data(&metadata)?;
         self.begin = Begin::AtTheStart;
-        self.read_log(&progress, Audit::progress)?;
+        self.read_progress(&progress)?;
         self.audit.progress_is_whole();
         for (place, published) in held {
             if !self.audit.is_recorded(&published) {
@@ -197,6 +223,14 @@ impl History {
             }
         }
         Ok(())
+    }
+
+    /// The topic of a pipeline that has none, or did not always have one, says nothing of what came later.
+    fn read_progress(&mut self, topic: &str) -> Result<(), KafkaFault> {
+        match self.delivery {
+            Delivery::ExactlyOnce => self.read_log(topic, Audit::progress),
+            Delivery::AtLeastOnce => Ok(()),
+        }
     }
 
     /// Asks until it is answered or time is up.
@@ -353,7 +387,7 @@ impl History {
             }
             if std::mem::take(&mut first) {
                 let cut = sources.iter().filter(|source| source.is_cut);
-                let cut = cut.filter_map(|source| source.head.as_ref().map(|(rank, ..)| *rank)).max();
+                let cut = cut.filter_map(|source| source.head.as_ref().map(|head| head.rank)).max();
                 if let Some(rank) = cut {
                     self.audit.cut_at(rank);
                 }
@@ -361,14 +395,14 @@ impl History {
             let least = sources
                 .iter_mut()
                 .filter(|source| source.head.is_some())
-                .min_by_key(|source| source.head.as_ref().map(|(rank, ..)| *rank));
+                .min_by_key(|source| source.head.as_ref().map(|head| head.rank));
             let Some(source) = least else {
                 let _ = self.committed.unassign();
                 return Ok(Some(held));
             };
-            let Some((_, place, published)) = source.head.take() else { continue };
+            let Some(Head { place, published, content, .. }) = source.head.take() else { continue };
             if self.audit.is_recorded(&published) {
-                self.audit.data(&place, &published);
+                self.audit.data(&place, &published, content);
                 self.next.insert((place.topic, place.partition), place.offset + 1);
             } else {
                 // The rest of this partition waits with it.
@@ -387,10 +421,16 @@ impl History {
                 Some(Ok(message)) if message.offset() < source.end => {
                     let place =
                         Place { topic: source.topic.clone(), partition: source.partition, offset: message.offset() };
-                    match published(&message) {
-                        Some(published) => source.head = Some((self.audit.rank(&published), place, published)),
-                        None => self.audit.foreign(&place),
+                    let Some(published) = published(&message) else {
+                        self.audit.foreign(&place);
+                        continue;
+                    };
+                    let content = (self.delivery == Delivery::AtLeastOnce).then(|| content(&message));
+                    if content.is_some_and(|content| self.audit.repeats(&place, &published, content)) {
+                        self.next.insert((place.topic, place.partition), place.offset + 1);
+                        continue;
                     }
+                    source.head = Some(Head { rank: self.audit.rank(&published), place, published, content });
                 }
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
                     source.over = true;
@@ -415,4 +455,15 @@ fn published(message: &BorrowedMessage<'_>) -> Option<Published> {
     let headers = message.headers()?;
     let header = |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value);
     Published::read(header("pgbaton.id"), header("pgbaton.term"), header("pgbaton.chunk"))
+}
+
+/// Key and value, but for what a session adds of its own: when it processed the change, and what it read before.
+fn content(message: &BorrowedMessage<'_>) -> Content {
+    const OF_THE_SESSION: [&str; 4] = ["source", "ts_ms", "ts_us", "ts_ns"];
+    let event =
+        message.payload().and_then(|value| serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(value).ok());
+    let Some(event) = event else { return Content::of(&[message.key(), message.payload()]) };
+    let fields = event.iter().filter(|(name, _)| !OF_THE_SESSION.contains(&name.as_ref()));
+    let fields = fields.flat_map(|(name, value)| [Some(name.as_bytes()), Some(value.get().as_bytes())]);
+    Content::of(&[message.key()].into_iter().chain(fields).collect::<Vec<_>>())
 }

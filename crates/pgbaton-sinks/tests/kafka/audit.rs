@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgbaton_core::audit::{Fault, Rule};
+use pgbaton_core::audit::{Delivery, Fault, Rule};
 use pgbaton_core::{
     History, Journal, Lsn, Marks, Position, ProgressRecord, PublicationMark, Reached, Resume, SessionFacts,
     SystemIdentifier, Term, Timeline, Watermark, first_open, hash_of,
@@ -99,7 +99,7 @@ fn rules(faults: &[Fault]) -> Vec<Rule> {
 async fn next_faults(audit: &mut KafkaAudit) -> Vec<Rule> {
     let find = async {
         loop {
-            let faults = audit.round().await.unwrap();
+            let faults = audit.round(None).await.unwrap();
             if !faults.is_empty() {
                 return rules(&faults);
             }
@@ -111,12 +111,12 @@ async fn next_faults(audit: &mut KafkaAudit) -> Vec<Rule> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_forged_into_the_topics_is_named_by_who_reads_all_and_by_who_reads_what_comes() {
     let mut writer = Writer::claim("forged", "s1", 1, 100, None).await;
-    let mut all = KafkaAudit::new(&writer.target, true).unwrap();
-    let mut coming = KafkaAudit::of_what_comes(&writer.target).unwrap();
+    let mut all = KafkaAudit::new(&writer.target, Delivery::ExactlyOnce, true).unwrap();
+    let mut coming = KafkaAudit::of_what_comes(&writer.target, Delivery::ExactlyOnce).unwrap();
     writer.publish(110, "a", 120).await;
     let last = writer.publish(130, "b", 140).await;
-    assert_eq!(rules(&all.round().await.unwrap()), []);
-    assert_eq!(rules(&coming.round().await.unwrap()), []);
+    assert_eq!(rules(&all.round(None).await.unwrap()), []);
+    assert_eq!(rules(&coming.round(None).await.unwrap()), []);
 
     // Once more what stands there.
     writer.forge_row("b", 130, "1");
@@ -139,9 +139,9 @@ async fn what_is_forged_into_the_topics_is_named_by_who_reads_all_and_by_who_rea
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_is_committed_without_its_end_is_named_and_so_is_a_claim_of_an_older_term() {
     let mut writer = Writer::claim("unclosed", "s1", 5, 100, None).await;
-    let mut audit = KafkaAudit::of_what_comes(&writer.target).unwrap();
+    let mut audit = KafkaAudit::of_what_comes(&writer.target, Delivery::ExactlyOnce).unwrap();
     let close = writer.publish(110, "a", 120).await;
-    assert_eq!(rules(&audit.round().await.unwrap()), []);
+    assert_eq!(rules(&audit.round(None).await.unwrap()), []);
     let progress = progress_topic("unclosed");
     let open = writer.journal.open(vec![]);
     writer.forge(&progress, "open", &open.to_bytes(), &[]);
@@ -163,12 +163,12 @@ async fn an_audit_that_is_dropped_inside_a_round_is_not_waited_for() {
     while session.in_flight() > 0 {
         session.event().await;
     }
-    let mut audit = KafkaAudit::of_what_comes(&writer.target).unwrap();
-    let round = tokio::time::timeout(Duration::from_millis(500), audit.round()).await;
+    let mut audit = KafkaAudit::of_what_comes(&writer.target, Delivery::ExactlyOnce).unwrap();
+    let round = tokio::time::timeout(Duration::from_millis(500), audit.round(None)).await;
     assert!(round.is_err(), "the round ended while a transaction was open: {round:?}");
     drop(audit);
-    let mut next = KafkaAudit::of_what_comes(&writer.target).unwrap();
+    let mut next = KafkaAudit::of_what_comes(&writer.target, Delivery::ExactlyOnce).unwrap();
     session.commit(&journal.close(&reached(200)), LIMIT);
     committed(&mut session).await;
-    assert_eq!(rules(&next.round().await.unwrap()), []);
+    assert_eq!(rules(&next.round(None).await.unwrap()), []);
 }

@@ -257,12 +257,6 @@ fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<Pipeli
     let audit = section.flag("audit", defaults::AUDIT);
     let postgres = postgres(section.section("postgres"));
     let kafka = kafka(section.section("kafka"), backend);
-    if audit == Some(true) && kafka.as_ref().is_some_and(|kafka| kafka.delivery == Delivery::AtLeastOnce) {
-        section.refuse(
-            "audit",
-            "found beside kafka.delivery = \"at-least-once\", whose repeats it would call doubled; allowed: false",
-        );
-    }
     Some(PipelineConfig {
         on_gap: on_gap?,
         standby_barrier: standby_barrier?,

@@ -2,15 +2,16 @@
 //! once when the worker has something better to do.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pgbaton_core::audit::{Fault, Place, Rule};
+use pgbaton_core::audit::{Delivery, Fault, Place, Rule};
 use pgbaton_sinks::kafka::{KafkaAudit, KafkaTarget};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::clock::Timestamp;
-use crate::coordination::WorkerValue;
+use crate::coordination::{Etcd, WorkerValue};
 use crate::metrics::Meters;
 use crate::renewal::Renewed;
 use crate::status::Audit;
@@ -26,6 +27,8 @@ pub struct Auditor {
     pub pipeline: String,
     /// Where its topics are.
     pub target: Renewed<KafkaTarget>,
+    /// Where the checkpoint is, if that is the progress: where delivery is at least once.
+    pub checkpoint: Option<Arc<Etcd>>,
     /// Where violations are counted.
     pub meters: Meters,
     /// What was found, and where it is told.
@@ -50,7 +53,8 @@ impl Auditor {
     async fn witness(&self, known: &mut BTreeSet<(Rule, Place)>) {
         let target = self.target.get();
         let target = KafkaTarget { client_id: format!("{}-audit", target.client_id), ..KafkaTarget::clone(&target) };
-        let mut audit = match KafkaAudit::of_what_comes(&target) {
+        let delivery = if self.checkpoint.is_some() { Delivery::AtLeastOnce } else { Delivery::ExactlyOnce };
+        let mut audit = match KafkaAudit::of_what_comes(&target, delivery) {
             Ok(audit) => audit,
             // Settings that cannot be used are refused long before.
             Err(fault) => return warn!(pipeline = self.pipeline, %fault, "cannot audit the topics"),
@@ -58,7 +62,7 @@ impl Auditor {
         let mut last_fault = None;
         loop {
             let began = Timestamp::now();
-            match audit.round().await {
+            match self.round(&mut audit).await {
                 Ok(faults) => {
                     last_fault = None;
                     let new = faults.into_iter().filter(|Fault { rule, place, .. }| {
@@ -66,8 +70,7 @@ impl Auditor {
                     });
                     self.tell(new, &audit, began);
                 }
-                Err(fault) => {
-                    let text = fault.to_string();
+                Err(text) => {
                     if last_fault.as_ref() != Some(&text) {
                         warn!(pipeline = self.pipeline, fault = text, "the topics cannot be audited");
                     }
@@ -75,6 +78,16 @@ impl Auditor {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// At least once there is nothing to go by before the first checkpoint.
+    async fn round(&self, audit: &mut KafkaAudit) -> Result<Vec<Fault>, String> {
+        let Some(etcd) = &self.checkpoint else { return audit.round(None).await.map_err(|fault| fault.to_string()) };
+        let kept = etcd.checkpoint(&self.target.get().topic_prefix).await.map_err(|error| error.to_string())?;
+        match kept.record {
+            Some(record) => audit.round(Some(record)).await.map_err(|fault| fault.to_string()),
+            None => Ok(Vec::new()),
         }
     }
 

@@ -93,12 +93,12 @@ impl Pipeline {
         let tls = access.shared.http_tls.clone();
         tasks.spawn(coordination::follow(followed.subscribe(), name.to_owned(), tls, telling(&facts.0)));
         let meters = Meters::new(name);
-        // What it would call doubled is allowed at least once, and it has no progress to go by there.
-        let audited = (settings.audit && delivery == Delivery::ExactlyOnce).then(|| {
+        let audited = settings.audit.then(|| {
             let told = watch::Sender::new(Audit::default());
             let audited = told.subscribe();
             let target = access.kafka.clone();
-            let auditor = Auditor { pipeline: name.to_owned(), target, meters: meters.clone(), told };
+            let checkpoint = etcd.clone().filter(|_| delivery == Delivery::AtLeastOnce);
+            let auditor = Auditor { pipeline: name.to_owned(), target, checkpoint, meters: meters.clone(), told };
             tasks.spawn(auditor.run(own.subscribe()));
             audited
         });
