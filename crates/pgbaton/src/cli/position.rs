@@ -66,6 +66,9 @@ async fn look(meant: &Meant) -> Result<Inspection, Refusal> {
 async fn show(which: &Which, as_json: bool) -> Result<u8, Refusal> {
     let meant = which.meant()?;
     let target = servers::kafka_target(&meant.config, meant.settings());
+    // A stream that goes on moves both: the slot as it was before the progress is not ahead of it, and the server as it is after has
+    // all that was published.
+    let slot = look(&meant).await?.slot;
     let read = read_progress(&target).await.map_err(Refusal::failed)?.unwrap_or_default();
     let kept = match kept(meant.etcd()?.as_ref(), &target).await {
         Ok(kept) => kept,
@@ -81,8 +84,8 @@ async fn show(which: &Which, as_json: bool) -> Result<u8, Refusal> {
     let inspection = look(&meant).await?;
     let recorded = record.as_ref().and_then(Recorded::of);
     let verdict = match &recorded {
-        Some(recorded) => judge(recorded, &inspection.server, &inspection.slot),
-        None => judge_first_start(&inspection.server, &inspection.slot),
+        Some(recorded) => judge(recorded, &inspection.server, &slot),
+        None => judge_first_start(&inspection.server, &slot),
     };
     let torn = record
         .as_ref()
