@@ -31,6 +31,10 @@ pub struct Target {
     pub etcd_prefix: String,
     /// Where each worker logs to, as far as that is known.
     pub logs: Vec<(String, PathBuf)>,
+    /// Where each PostgreSQL node logs to, if it logs beside the workers.
+    pub server_logs: Vec<(String, PathBuf)>,
+    /// The configuration file that each worker was started with, as far as that is known.
+    pub configs: Vec<(String, PathBuf)>,
     /// Where what is seen while the cluster runs is written to, if that is kept.
     pub recording: Option<PathBuf>,
     /// Passwords, which must be nowhere.
@@ -51,15 +55,20 @@ impl Target {
         let admin = text("/dsn/admin")?;
         let nodes = report["nodes"].as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("pg-"));
         let servers = nodes.filter_map(|(name, node)| Some((name.clone(), through(&admin, node["port"].as_u64()?)?)));
+        let servers: Vec<(String, String)> = servers.collect();
         let endpoints = report.pointer("/etcd/endpoints").and_then(Value::as_array).into_iter().flatten();
-        let logs: Vec<(String, PathBuf)> = workers()
-            .filter(|(name, _)| name.starts_with("worker-"))
-            .filter_map(|(name, worker)| Some((name.clone(), worker["log"].as_str()?.into())))
-            .collect();
+        let files = |of: &str| -> Vec<(String, PathBuf)> {
+            workers()
+                .filter(|(name, _)| name.starts_with("worker-"))
+                .filter_map(|(name, worker)| Some((name.clone(), worker[of].as_str()?.into())))
+                .collect()
+        };
+        let logs = files("log");
         let dsns = report["dsn"].as_object().into_iter().flatten();
         Ok(Target {
             app: text("/dsn/app")?,
-            servers: servers.collect(),
+            server_logs: beside_the_workers(&servers, &logs),
+            servers,
             admin,
             bootstrap: text("/kafka/bootstrap")?,
             topic_prefix: text("/pipeline/topic_prefix")?,
@@ -70,6 +79,7 @@ impl Target {
             etcd_prefix: text("/etcd/prefix").unwrap_or_default(),
             recording: logs.first().map(|(_, log)| beside(log)),
             logs,
+            configs: files("config"),
             secrets: dsns.filter_map(|(_, dsn)| password(dsn.as_str()?).map(str::to_owned)).collect(),
             workers: workers()
                 .filter(|(name, _)| name.starts_with("worker-"))
@@ -77,6 +87,12 @@ impl Target {
                 .collect(),
         })
     }
+}
+
+fn beside_the_workers(servers: &[(String, String)], logs: &[(String, PathBuf)]) -> Vec<(String, PathBuf)> {
+    let beside =
+        |(name, _): &(String, String)| Some((name.clone(), logs.first()?.1.with_file_name(format!("{name}.log"))));
+    servers.iter().filter_map(beside).collect()
 }
 
 /// The same, but for the port.

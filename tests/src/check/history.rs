@@ -48,6 +48,8 @@ pub struct History {
     pub offsets: BTreeMap<(String, i32), Vec<i64>>,
     /// When the first data record of each term was sent, in milliseconds since 1970.
     pub first_of_term: BTreeMap<u64, i64>,
+    /// When the last one was.
+    pub last_of_term: BTreeMap<u64, i64>,
 }
 
 /// A record of the progress topic. The bytes are kept for the hash that the next record carries.
@@ -287,6 +289,8 @@ impl History {
             Ok(event) => {
                 let first = self.first_of_term.entry(event.term).or_insert(record.at_ms);
                 *first = record.at_ms.min(*first);
+                let last = self.last_of_term.entry(event.term).or_insert(record.at_ms);
+                *last = record.at_ms.max(*last);
                 let row = event.after.as_ref().filter(|_| *event.table == *LEDGER);
                 let told = row.and_then(|row| row.text("id")).map(str::to_owned);
                 self.events.push(event);

@@ -10,12 +10,14 @@ pub mod fold;
 pub mod history;
 pub mod ownership;
 pub mod read;
+pub mod resources;
 pub mod row;
 pub mod run;
 pub mod samples;
 pub mod selftest;
 pub mod stored;
 pub mod table;
+pub mod tenures;
 pub mod value;
 pub mod verdict;
 
@@ -32,6 +34,7 @@ use history::History;
 use ownership::Ownership;
 use samples::Sample;
 use table::Database;
+use tenures::Terminated;
 use verdict::{Invariant, Verdict};
 
 /// All that was read of one pipeline.
@@ -49,6 +52,8 @@ pub struct Evidence {
     pub ownership: Option<Ownership>,
     /// The workers' logs.
     pub logs: Vec<(String, String)>,
+    /// Backends of PostgreSQL that were told to end.
+    pub terminated: Vec<Terminated>,
     /// Passwords.
     pub secrets: Vec<String>,
     /// Whether all was told before the time was up, if that was waited for.
@@ -94,6 +99,8 @@ fn judge_as(evidence: &Evidence, delivery: Delivery) -> Verdict {
         ownership::judge(history, ownership, &evidence.samples, &mut verdict);
     }
     told::judge(evidence, &mut verdict);
+    tenures::judge(evidence, &mut verdict);
+    resources::judge(&evidence.samples, &mut verdict);
     let mut lag = Invariant::new(35, "lag goes to zero");
     if let Some(settled) = evidence.settled {
         lag.look(settled, || "not all was told before the time was up".into());

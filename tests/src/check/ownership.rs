@@ -1,6 +1,7 @@
 //! The lease as etcd remembers it: which worker wrote the holder key when, and which claims name which of those writes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions};
@@ -103,6 +104,33 @@ async fn changes(client: &mut Client, key: &str, since: &mut i64) -> Result<Vec<
         }
     }
     Ok(found)
+}
+
+/// Tells the revision of a key's write, 0 where it is not there: as it is now, and at each change, until the watch ends or it is
+/// no longer wanted.
+pub async fn follow(
+    endpoints: &[String],
+    key: &str,
+    stop: &AtomicBool,
+    mut told: impl FnMut(i64),
+) -> Result<(), etcd_client::Error> {
+    let mut client = Client::connect(endpoints, None).await?;
+    let Ok(now) = tokio::time::timeout(LIMIT, client.get(key, None)).await else { return Ok(()) };
+    let now = now?;
+    let next = now.header().map_or(0, |header| header.revision()) + 1;
+    told(now.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision));
+    let watching = client.watch(key, Some(WatchOptions::new().with_start_revision(next)));
+    let Ok(stream) = tokio::time::timeout(LIMIT, watching).await else { return Ok(()) };
+    let mut stream = stream?;
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(answer) = tokio::time::timeout(QUIET, stream.message()).await else { continue };
+        let Some(answer) = answer? else { break };
+        for event in answer.events() {
+            let Some(pair) = event.kv() else { continue };
+            told(if event.event_type() == EventType::Put { pair.mod_revision() } else { 0 });
+        }
+    }
+    Ok(())
 }
 
 /// The lease revisions that walsenders of each term were seen with; 0 is none.

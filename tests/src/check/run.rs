@@ -10,7 +10,7 @@ use super::history::Record;
 use super::read::Reader;
 use super::selftest::recording::Recording;
 use super::verdict::Verdict;
-use super::{Evidence, batches, judge, ownership, samples, stored};
+use super::{Evidence, batches, judge, ownership, samples, stored, tenures};
 use crate::database::{Connection, DatabaseError};
 use crate::target::Target;
 
@@ -74,6 +74,12 @@ async fn collect(target: &Target, mut reader: Reader, settle: Duration) -> Resul
         }
     };
     let database = stored::database(&target.app, &target.publication).await?;
+    // What they tell is in etcd by then.
+    let mut logs = Vec::new();
+    for (worker, file) in &target.logs {
+        let bytes = std::fs::read(file).map_err(CheckError::File)?;
+        logs.push((worker.clone(), String::from_utf8_lossy(&bytes).into_owned()));
+    }
     let ownership = match target.etcd.as_slice() {
         [] => None,
         endpoints => Some(ownership::read(endpoints, &target.etcd_prefix, &target.pipeline).await?),
@@ -83,14 +89,17 @@ async fn collect(target: &Target, mut reader: Reader, settle: Duration) -> Resul
     let batches = reading.await.expect("the reader returns its errors").map_err(CheckError::Batches)?;
     let samples = target.recording.as_ref().map_or(Ok(Vec::new()), |file| samples::read(file));
     let samples = samples.map_err(CheckError::File)?;
-    let mut logs = Vec::new();
-    for (worker, file) in &target.logs {
-        let bytes = std::fs::read(file).map_err(CheckError::File)?;
-        logs.push((worker.clone(), String::from_utf8_lossy(&bytes).into_owned()));
+    let mut terminated = Vec::new();
+    for (node, file) in &target.server_logs {
+        // Of a cluster in containers there are none here.
+        let log = std::fs::read(file).unwrap_or_default();
+        terminated.extend(tenures::terminated(node, &String::from_utf8_lossy(&log)));
     }
     let secrets = target.secrets.clone();
     let (history, records) = reader.into_parts();
-    Ok((Evidence { history, database, batches, samples, ownership, logs, secrets, settled }, records))
+    let evidence =
+        Evidence { history, database, batches, samples, ownership, logs, terminated, secrets, settled };
+    Ok((evidence, records))
 }
 
 /// Reads on a thread where it may block.

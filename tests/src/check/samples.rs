@@ -1,5 +1,5 @@
-//! What was seen while it ran: the slot and its reader on every node ten times a second, and what the workers said. Recorded
-//! into a file beside the cluster's logs, so that it can be judged later and by another process.
+//! What was seen while it ran: the slot and its reader on every node ten times a second, what the workers said and used, and the
+//! holder key. Recorded into a file beside the cluster's logs, so that it can be judged later and by another process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
+use super::ownership;
+use super::resources::{self, Process};
 use super::row::hex;
-
 use crate::database::Connection;
 use crate::http;
 use crate::target::Target;
@@ -43,6 +44,10 @@ pub enum Shows {
     Server(Server),
     /// A worker.
     Worker(Worker),
+    /// What a worker uses.
+    Process(Process),
+    /// etcd: who holds the lease.
+    Holder(Holder),
 }
 
 /// The pipeline as a PostgreSQL node shows it.
@@ -80,6 +85,22 @@ pub struct Worker {
     pub term: Option<u64>,
     /// Whether `/active` answered 200.
     pub active: bool,
+    /// `healthy` of its status.
+    #[serde(default)]
+    pub healthy: bool,
+    /// The codes of `reasons` of its status.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// Whether it goes on without a lease that counts.
+    #[serde(default)]
+    pub degraded: bool,
+}
+
+/// The holder key of the pipeline, as it was heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The revision of its write; 0 while nobody holds the lease.
+    pub revision: i64,
 }
 
 const QUERY: &str = "
@@ -117,9 +138,16 @@ impl Recorder {
             let out = Out { file: file.try_clone()?, node, last: None };
             tasks.push(tokio::spawn(servers(dsn, query(target), out, Arc::clone(&stop))));
         }
+        let out = |node: &str| io::Result::Ok(Out { file: file.try_clone()?, node: node.into(), last: None });
         for (node, url) in &target.workers {
-            let out = Out { file: file.try_clone()?, node: node.clone(), last: None };
-            tasks.push(tokio::spawn(workers(url.clone(), target.pipeline.clone(), out, Arc::clone(&stop))));
+            tasks.push(tokio::spawn(workers(url.clone(), target.pipeline.clone(), out(node)?, Arc::clone(&stop))));
+        }
+        for (node, config) in &target.configs {
+            tasks.push(tokio::spawn(processes(config.clone(), out(node)?, Arc::clone(&stop))));
+        }
+        if !target.etcd.is_empty() {
+            let key = format!("{}/{}/holder", target.etcd_prefix, target.pipeline);
+            tasks.push(tokio::spawn(holders(target.etcd.clone(), key, out("etcd")?, Arc::clone(&stop))));
         }
         Ok(Recorder { stop, tasks })
     }
@@ -193,13 +221,45 @@ async fn workers(url: String, pipeline: String, mut out: Out, stop: Arc<AtomicBo
         ticks.tick().await;
         let (active, status) = tokio::join!(http::get(&active, LIMIT), http::get(&status, LIMIT));
         let (Some(active), Some(status)) = (active, status) else { continue };
-        let status = &status.json()["pipelines"][&pipeline];
+        let document = status.json();
+        let (status, degraded) = (&document["pipelines"][&pipeline], &document["coordination"]["degraded_since"]);
         let Some(state) = status["state"].as_str() else { continue };
         out.write(Shows::Worker(Worker {
             state: state.into(),
             term: status["term"].as_u64(),
             active: active.status == 200,
+            healthy: status["healthy"] == true,
+            reasons: codes(&status["reasons"]),
+            degraded: degraded.is_string(),
         }));
+    }
+}
+
+fn codes(reasons: &serde_json::Value) -> Vec<String> {
+    let reasons = reasons.as_array().into_iter().flatten();
+    reasons.filter_map(|reason| reason["code"].as_str().map(str::to_owned)).collect()
+}
+
+async fn processes(config: PathBuf, mut out: Out, stop: Arc<AtomicBool>) {
+    let mut pid = None;
+    let mut ticks = tokio::time::interval(SAME);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    while !stop.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        pid = pid.filter(|pid| resources::is_worker(*pid, &config)).or_else(|| resources::find(&config));
+        if let Some(process) = pid.and_then(resources::look) {
+            out.write(Shows::Process(process));
+        }
+    }
+}
+
+/// Writes each change of the holder key when it is heard of, which is never before it is made.
+async fn holders(endpoints: Vec<String>, key: String, mut out: Out, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        let told = |revision| out.write(Shows::Holder(Holder { revision }));
+        // It ends when its member does; the next one is asked from the state that it has.
+        let _ = ownership::follow(&endpoints, &key, &stop, told).await;
+        tokio::time::sleep(PERIOD * 2).await;
     }
 }
 
@@ -213,6 +273,26 @@ pub fn read(file: &Path) -> io::Result<Vec<Sample>> {
     let mut samples: Vec<Sample> = lines.filter_map(|line| serde_json::from_str(&line).ok()).collect();
     samples.sort_by_key(|sample| sample.at_ms);
     Ok(samples)
+}
+
+/// Whether for some time in between a node was not seen, or nobody looked at any, as where a machine is too busy for all that runs
+/// on it: then what took long says nothing about who was to be quick.
+#[must_use]
+pub fn stood_still(samples: &[Sample], node: &str, from_ms: i64, to_ms: i64) -> bool {
+    let span = |of: &dyn Fn(&Sample) -> bool, most: i64| {
+        let (mut last, mut still) = (from_ms, false);
+        for sample in samples[samples.partition_point(|sample| sample.at_ms < from_ms)..].iter().filter(|it| of(it)) {
+            still |= sample.at_ms.min(to_ms) - last > most;
+            last = sample.at_ms;
+            if last >= to_ms {
+                return still;
+            }
+        }
+        still || to_ms - last > most
+    };
+    let looks = |sample: &Sample| matches!(sample.shows, Shows::Server(_) | Shows::Worker(_));
+    let same = i64::try_from(SAME.as_millis()).unwrap_or(i64::MAX);
+    span(&looks, same * 3 / 2) || !node.is_empty() && span(&|sample| looks(sample) && sample.node == node, 2 * same)
 }
 
 /// Where the recording of a cluster lies whose workers log to `log`.

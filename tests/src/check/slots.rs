@@ -139,6 +139,7 @@ fn truth(samples: &[Sample], verdict: &mut Verdict) {
             Shows::Worker(worker) => {
                 workers.insert(&sample.node, (at, worker));
             }
+            Shows::Process(_) | Shows::Holder(_) => continue,
         }
         let fresh = |seen: i64| at - seen <= SEEN_MS;
         // What a worker says lasts until it was asked last: one that was killed says nothing any more.

@@ -16,7 +16,7 @@ pub fn judge(evidence: &Evidence, verdict: &mut Verdict) {
 }
 
 /// A field of a log line, `name=value`, with or without quotes.
-fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let rest = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
     Some(rest.trim_matches('"'))
 }

@@ -116,6 +116,12 @@ pub const ALL: &[Mutilation] = &[
     on(Layer::Beside, "a stream starts elsewhere", beside::alter_start),
     on(Layer::Beside, "data before the stream", beside::early_data),
     on(Layer::Beside, "a secret in a log", beside::leak),
+    on(Layer::Beside, "a worker takes much memory", beside::much_memory),
+    on(Layer::Beside, "a worker has many files open", beside::many_files),
+    on(Layer::Beside, "a worker writes to a spool", beside::spool),
+    on(Layer::Beside, "a stream begins long after its lease", beside::start_without_a_lease),
+    on(Layer::Beside, "a stream begins under a lease of nobody", beside::start_under_anothers_lease),
+    on(Layer::Beside, "somebody else's backend is told to go", beside::terminate_another),
 ];
 
 impl Mutilation {

@@ -8,6 +8,7 @@ use crate::check::history::{History, Record};
 use crate::check::ownership::Ownership;
 use crate::check::samples::Sample;
 use crate::check::table::Database;
+use crate::check::tenures::Terminated;
 
 /// A recording of one pipeline.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Recording {
     pub ownership: Ownership,
     /// The workers' logs.
     pub logs: Vec<(String, String)>,
+    /// Backends of PostgreSQL that were told to end.
+    #[serde(default)]
+    pub terminated: Vec<Terminated>,
     /// Passwords.
     pub secrets: Vec<String>,
 }
@@ -53,6 +57,7 @@ impl Recording {
             samples: evidence.samples,
             ownership: evidence.ownership.unwrap_or_default(),
             logs: evidence.logs,
+            terminated: evidence.terminated,
             secrets: evidence.secrets,
         }
     }
@@ -75,6 +80,7 @@ impl Recording {
             samples: self.samples.clone(),
             ownership: Some(self.ownership.clone()),
             logs: self.logs.clone(),
+            terminated: self.terminated.clone(),
             secrets: self.secrets.clone(),
             settled: None,
         }

@@ -1,6 +1,8 @@
 //! Makes good histories: what a database, Kafka, etcd and workers would have if all went as it should, with everything that
 //! may rightly happen: sessions, tenures, aborted transactions, chunks, torn transactions, forks with and without phantoms.
 
+mod beside;
+
 use std::collections::BTreeMap;
 
 use base64::Engine;
@@ -14,7 +16,7 @@ use crate::check::event::lsn_text;
 use crate::check::history::Record;
 use crate::check::ownership::{Ownership, Write};
 use crate::check::row::{Cell, Row, hex};
-use crate::check::samples::{Reading, Sample, Server, Shows, Worker};
+use crate::check::samples::{Sample, Server, Shows, Worker};
 use crate::check::table::{Column, Table};
 use crate::check::value::Kind;
 
@@ -83,6 +85,7 @@ pub fn good(seed: u64) -> Recording {
     }
     let mut events: Vec<fn(&mut World)> = vec![
         World::resumes,
+        World::is_replaced,
         World::is_replaced,
         World::aborts,
         World::tears,
@@ -156,9 +159,11 @@ impl World {
         self.claim(json!(null));
     }
 
-    /// Another worker takes over.
+    /// Its worker dies; another one takes over and ends what is left of its session.
     fn is_replaced(&mut self) {
+        let reader = self.reader();
         self.tenure();
+        self.ends(reader);
         self.claim(json!(null));
     }
 
@@ -305,10 +310,11 @@ impl World {
         let nonce = format!("nonce{revision}");
         holder.push(Write { revision, lease: revision, value: Some(json!({"worker": self.worker, "nonce": nonce})) });
         self.revision = revision;
+        self.shows_holder();
     }
 
     fn claim(&mut self, divergence: Value) {
-        self.clock_ms += 20_000;
+        self.waits();
         (self.session, self.term, self.number) = (self.session + 1, self.term + 1, 0);
         let mut open = self.open();
         self.number = 0;
@@ -325,24 +331,17 @@ impl World {
             records.extend([accept.clone(), Told { topic: MARKERS.into(), ..accept }]);
         }
         records.push(self.position_record("claim", json!(null)));
-        let log = self.made.logs.iter_mut().find(|(worker, _)| worker == self.worker);
-        let (_, log) = log.expect("every worker has a log");
-        let (term, start) = (self.term, lsn_text(self.position.1));
-        let time = |ms: i64| {
-            format!(
-                "2023-11-14T{:02}:{:02}:{:02}.{:03}Z",
-                ms / 3_600_000 % 24,
-                ms / 60_000 % 60,
-                ms / 1_000 % 60,
-                ms % 1_000
-            )
-        };
-        // The 14th began at this time.
-        let of_day = self.clock_ms - 1_699_920_000_000;
-        log.push_str(&format!(
-            "{}  INFO worker: claiming term={term} timeline={} position={start} start={start}\n{}  INFO worker: state changed from=\"recover\" to=\"stream\" term={term}\n",
-            time(of_day), self.timeline, time(of_day + 1)
+        let (term, start, revision) = (self.term, lsn_text(self.position.1), self.revision);
+        self.logs(&format!(
+            "INFO worker: claiming term={term} timeline={} position={start} start={start}",
+            self.timeline
         ));
+        for (from, to) in [("fence", "recover"), ("recover", "stream")] {
+            self.clock_ms += 1;
+            self.logs(&format!(
+                "INFO worker: state changed from=\"{from}\" to=\"{to}\" term={term} revision={revision}"
+            ));
+        }
         self.kafka(records, &[Sort::Commit]);
         self.sample();
     }
@@ -424,9 +423,7 @@ impl World {
         self.clock_ms += 10;
         let (at_ms, term) = (self.clock_ms, self.term);
         let lsn = lsn_text(self.position.1);
-        let short = &hex(&Sha256::digest(self.worker.as_bytes()))[..8];
-        let reader =
-            Reading { pid: term as i32, name: format!("pgbaton/p/{short}/n/t={term}/r=1"), flush: Some(lsn.clone()) };
+        let reader = self.reader();
         let server = Server {
             recovering: false,
             timeline: Some(self.timeline),
@@ -438,9 +435,17 @@ impl World {
         for name in WORKERS {
             let active = name == self.worker;
             let state = if active { "stream" } else { "standby" };
-            let worker = Worker { state: state.into(), term: active.then_some(term), active };
+            let worker = Worker {
+                state: state.into(),
+                term: active.then_some(term),
+                active,
+                healthy: true,
+                reasons: Vec::new(),
+                degraded: false,
+            };
             self.made.samples.push(Sample { at_ms, node: name.into(), shows: Shows::Worker(worker) });
         }
+        self.shows_process();
     }
 
     // What happens in the database.

@@ -1,6 +1,8 @@
 //! Mutilations: what was seen beside Kafka.
 
 use super::*;
+use crate::check::resources::Process;
+use crate::check::samples::Holder;
 
 fn sample(recording: &mut Recording, rng: &mut Rng, wanted: impl Fn(&Sample) -> bool) -> Option<usize> {
     let found = recording.samples.iter().enumerate().filter(|(_, sample)| wanted(sample)).map(|(index, _)| index);
@@ -45,7 +47,7 @@ fn lasts(recording: &mut Recording, samples: &[Sample]) {
 pub(super) fn lasting_reader(recording: &mut Recording, rng: &mut Rng) -> bool {
     let term = |sample: &Sample| match &sample.shows {
         Shows::Server(server) => server.readers.first().map(|reader| reader.name.clone()),
-        Shows::Worker(_) => None,
+        _ => None,
     };
     let newest = recording.samples.iter().rev().find_map(term);
     let Some(index) = sample(recording, rng, |sample| is_read(sample) && term(sample) != newest) else { return false };
@@ -123,5 +125,59 @@ pub(super) fn leak(recording: &mut Recording, rng: &mut Rng) -> bool {
     let Some(secret) = recording.secrets.first().cloned() else { return false };
     let Some((_, log)) = some(recording.logs.iter_mut().collect(), rng) else { return false };
     log.push_str(&format!("connecting with password={secret}\n"));
+    true
+}
+
+/// Changes what a worker's process uses at some time.
+fn process(recording: &mut Recording, rng: &mut Rng, change: impl FnOnce(&mut Process)) -> bool {
+    let found = recording.samples.iter_mut().filter_map(|sample| match &mut sample.shows {
+        Shows::Process(process) => Some(process),
+        _ => None,
+    });
+    some(found.collect(), rng).map(change).is_some()
+}
+
+pub(super) fn much_memory(recording: &mut Recording, rng: &mut Rng) -> bool {
+    process(recording, rng, |process| process.memory_kib = 1 << 20)
+}
+
+pub(super) fn many_files(recording: &mut Recording, rng: &mut Rng) -> bool {
+    process(recording, rng, |process| process.files = process.most_files)
+}
+
+pub(super) fn spool(recording: &mut Recording, rng: &mut Rng) -> bool {
+    process(recording, rng, |process| process.spools.push("/var/spool/pgbaton/1".into()))
+}
+
+/// The key is gone, and long afterwards its worker begins a stream.
+pub(super) fn start_without_a_lease(recording: &mut Recording, rng: &mut Rng) -> bool {
+    let holders = recording.samples.iter().enumerate().filter_map(|(index, sample)| match &sample.shows {
+        Shows::Holder(holder) if holder.revision != 0 => Some((index, holder.revision)),
+        _ => None,
+    });
+    let started = |(_, revision): &(usize, i64)| {
+        let line = "to=\"recover\" term=";
+        let under = format!(" revision={revision}");
+        recording.logs.iter().any(|(_, log)| log.lines().any(|text| text.contains(line) && text.ends_with(&under)))
+    };
+    let Some((index, _)) = some(holders.filter(started).collect(), rng) else { return false };
+    let gone = Sample { shows: Shows::Holder(Holder { revision: 0 }), ..recording.samples[index].clone() };
+    recording.samples.insert(index + 1, gone);
+    true
+}
+
+/// A stream is begun under what another worker has written.
+pub(super) fn start_under_anothers_lease(recording: &mut Recording, rng: &mut Rng) -> bool {
+    let logs = recording.logs.iter_mut().filter(|(_, log)| log.contains("to=\"recover\""));
+    let Some((_, log)) = some(logs.collect(), rng) else { return false };
+    *log = log.replace(" revision=", " revision=9");
+    true
+}
+
+/// A worker ends what is not an older session of this pipeline.
+pub(super) fn terminate_another(recording: &mut Recording, rng: &mut Rng) -> bool {
+    let names = ["psql", "pgbaton/other/w/n/t=1/r=1", "pgbaton/p/w/n/t=999/r=99999"];
+    let Some(end) = some(recording.terminated.iter_mut().collect(), rng) else { return false };
+    end.name = names[rng.usize(..names.len())].into();
     true
 }
