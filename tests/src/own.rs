@@ -12,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use xtask::cluster::{Cluster, Pipeline};
 
+use crate::check::event::parse_lsn;
 use crate::check::read::consumer;
 use crate::http;
 
@@ -130,6 +131,11 @@ impl Own {
     /// SQL as the superuser on the leader.
     pub async fn sql(&self, sql: String) -> Result<String> {
         act_on(&self.cluster, move |cluster| cluster.sql(None, &sql)).await
+    }
+
+    /// Where the WAL ends now.
+    pub async fn wal_end(&self) -> Result<u64> {
+        parse_lsn(&self.sql("select pg_current_wal_lsn()".into()).await?).context("no LSN")
     }
 
     /// Inserts these rows, each in a transaction of its own.

@@ -122,6 +122,9 @@ async fn round(stage: &Stage, round: Round) -> Result<(u64, Option<String>)> {
         stage.stands_by(other).await?;
     }
     let begun = Instant::now();
+    if round != Round::Switchover {
+        stage.strikes(&format!("{round:?}"), std::slice::from_ref(&from.worker));
+    }
     match round {
         Round::Kill => on(stage, &from.worker, Cluster::kill).await?,
         Round::Freeze => on(stage, &from.worker, Cluster::stop).await?,
@@ -147,6 +150,7 @@ async fn round(stage: &Stage, round: Round) -> Result<(u64, Option<String>)> {
         Round::Freeze => on(stage, &from.worker, Cluster::cont).await?,
         Round::Handover | Round::Switchover => {}
     }
+    stage.heals(std::slice::from_ref(&from.worker));
     let cause = if to.worker == from.worker { None } else { Some(cause(stage, &to.worker).await?) };
     Ok((u64::try_from((first.seen - since).as_millis())?, cause))
 }

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::arena::Arena;
+use crate::check::staged::{self, now_ms};
 use crate::screen::Screen;
 use crate::stage::{Outcome, RECOVERY, Stage, is_whole, whole};
 use fault::Fault;
@@ -56,6 +57,19 @@ pub struct Struck {
     pub error: Option<String>,
 }
 
+impl Struck {
+    /// As the checker wants it.
+    fn told(&self, start: Instant, now: (Instant, i64)) -> staged::Fault {
+        let healed = start + Duration::from_secs_f64(self.healed_seconds);
+        staged::Fault {
+            at_ms: staged::at_ms(self.at, now),
+            until_ms: staged::at_ms(healed, now),
+            what: self.fault.fault.to_string(),
+            targets: self.fault.targets.clone(),
+        }
+    }
+}
+
 /// A run and what became of it.
 #[derive(Debug)]
 pub struct Run {
@@ -92,6 +106,8 @@ pub async fn run(arena: &Arc<Arena>, options: Options, screen: &Screen) -> Resul
     let struck = run.deal(options).await?;
     let recovered_seconds = run.recover(&stage).await?;
     let Dealing { observer, troubles, start, .. } = run;
+    let now = (Instant::now(), now_ms());
+    stage.note(|staged| staged.faults = struck.iter().map(|struck| struck.told(start, now)).collect());
     screen.step("the load stops; tables are compared with topics");
     let outcome = stage.close(SETTLE).await?;
     Ok(Run { options, start, struck, seen: observer.seen(), recovered_seconds, troubles, outcome })

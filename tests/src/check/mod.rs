@@ -15,14 +15,17 @@ pub mod row;
 pub mod run;
 pub mod samples;
 pub mod selftest;
+pub mod staged;
 pub mod stored;
 pub mod table;
 pub mod tenures;
 pub mod value;
 pub mod verdict;
 
+mod bounds;
 mod content;
 mod delivery;
+mod honesty;
 pub mod progress;
 mod repeats;
 mod slots;
@@ -33,6 +36,7 @@ use batches::Batches;
 use history::History;
 use ownership::Ownership;
 use samples::Sample;
+use staged::Staged;
 use table::Database;
 use tenures::Terminated;
 use verdict::{Invariant, Verdict};
@@ -54,6 +58,8 @@ pub struct Evidence {
     pub logs: Vec<(String, String)>,
     /// Backends of PostgreSQL that were told to end.
     pub terminated: Vec<Terminated>,
+    /// What was done to the cluster, if that is known.
+    pub staged: Option<Staged>,
     /// Passwords.
     pub secrets: Vec<String>,
     /// Whether all was told before the time was up, if that was waited for.
@@ -101,6 +107,10 @@ fn judge_as(evidence: &Evidence, delivery: Delivery) -> Verdict {
     told::judge(evidence, &mut verdict);
     tenures::judge(evidence, &mut verdict);
     resources::judge(&evidence.samples, &mut verdict);
+    if let Some(staged) = &evidence.staged {
+        honesty::judge(evidence, staged, &mut verdict);
+        bounds::judge(history, &evidence.samples, staged, &mut verdict);
+    }
     let mut lag = Invariant::new(35, "lag goes to zero");
     if let Some(settled) = evidence.settled {
         lag.look(settled, || "not all was told before the time was up".into());

@@ -9,6 +9,7 @@ use rdkafka::error::KafkaError;
 use super::history::Record;
 use super::read::Reader;
 use super::selftest::recording::Recording;
+use super::staged::Staged;
 use super::verdict::Verdict;
 use super::{Evidence, batches, judge, ownership, samples, stored, tenures};
 use crate::database::{Connection, DatabaseError};
@@ -39,11 +40,11 @@ pub enum CheckError {
 }
 
 /// Waits up to `settle` until every ledger row of the database was told and nothing more comes, then judges all that
-/// was read. The writers must have stopped.
-pub async fn run(target: &Target, settle: Duration) -> Result<Verdict, CheckError> {
+/// was read, and what was done meanwhile, if somebody knows that. The writers must have stopped.
+pub async fn run(target: &Target, settle: Duration, staged: Option<Staged>) -> Result<Verdict, CheckError> {
     let reader = Reader::new(&target.bootstrap, &target.topic_prefix);
     let (evidence, _) = collect(target, reader, settle).await?;
-    Ok(judge(&evidence))
+    Ok(judge(&Evidence { staged, ..evidence }))
 }
 
 /// Reads all that [`run`] judges, to be kept.
@@ -98,7 +99,7 @@ async fn collect(target: &Target, mut reader: Reader, settle: Duration) -> Resul
     let secrets = target.secrets.clone();
     let (history, records) = reader.into_parts();
     let evidence =
-        Evidence { history, database, batches, samples, ownership, logs, terminated, secrets, settled };
+        Evidence { history, database, batches, samples, ownership, logs, terminated, staged: None, secrets, settled };
     Ok((evidence, records))
 }
 

@@ -50,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let target = arguments.place.target()?;
     let verdict = match &arguments.record {
-        None => check::run::run(&target, arguments.settle).await?,
+        None => check::run::run(&target, arguments.settle, None).await?,
         Some(file) => {
             let recording = check::run::record(&target, arguments.settle).await?;
             std::fs::write(file, serde_json::to_vec(&recording)?)?;

@@ -173,7 +173,7 @@ async fn play(compose: &Arc<Compose>, slot: SlotKind, rate: u32, screen: &Screen
     screen.step("the nodes come together, the load stops, tables are compared with topics");
     on(compose, Compose::whole).await?;
     let load = load.stop().await;
-    let verdict = check::run::run(&target, SETTLE).await?;
+    let verdict = check::run::run(&target, SETTLE, None).await?;
     Ok(Outcome { slot, takeovers, verdict, load, lies: lies(&sampler.stop().await) })
 }
 

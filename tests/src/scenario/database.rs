@@ -8,6 +8,8 @@ use xtask::cluster::Cluster;
 use xtask::wait::until;
 
 use super::Play;
+use crate::chaos::fault::Blow;
+use crate::check::staged::Timed;
 use crate::stage::{Fault, RECOVERY};
 
 /// A stopping leader waits for its walsenders: ours must be gone by then.
@@ -39,6 +41,8 @@ pub(super) async fn lagging_failover(play: &mut Play) -> Result<()> {
         Ok((leader, replicas))
     };
     let (leader, replicas) = play.act(kill_replicas).await?;
+    let nodes = play.nodes("pg-")?;
+    play.stage.strikes("kill", &nodes);
     play.stage.flows().await?;
     play.says("rows that no replica has were told; the leader dies");
     // The old leader comes back only when another leads: it has the most and would be chosen.
@@ -50,26 +54,35 @@ pub(super) async fn lagging_failover(play: &mut Play) -> Result<()> {
         Ok(new)
     };
     let new = play.act(fail_over).await?;
+    play.stage.heals(&nodes);
     play.fact("leader", new);
     play.flows_again(since, &before).await
 }
 
 pub(super) async fn fast_stop(play: &mut Play) -> Result<()> {
-    let took = play.act(stop_fast).await?;
-    play.fact("fast_stop_ms", u64::try_from(took.as_millis())?);
-    play.ensure(took <= FAST_STOP, "the fast stop waited for us")
+    stops(play, "the fast stop").await
 }
 
 pub(super) async fn fast_stop_with_kafka_down(play: &mut Play) -> Result<()> {
     let brokers = play.nodes("kafka-")?;
-    play.all(&brokers, Cluster::stop).await?;
+    let frozen = play.strike(Blow::Freeze, &brokers).await?;
     play.says("Kafka hangs; rows are pending that it does not take");
     play.while_written(100).await;
-    let took = play.act(stop_fast).await;
-    play.all(&brokers, Cluster::cont).await?;
-    let took = took?;
-    play.fact("fast_stop_ms", u64::try_from(took.as_millis())?);
-    play.ensure(took <= FAST_STOP, "the fast stop waited for us")
+    let stopped = stops(play, "the fast stop while Kafka hangs").await;
+    play.heal(&frozen).await?;
+    stopped
+}
+
+/// Stops the leader's PostgreSQL and notes how long that took.
+async fn stops(play: &mut Play, what: &str) -> Result<()> {
+    let leader = [play.act(Cluster::leader).await?];
+    play.stage.strikes("fast-stop", &leader);
+    let took = u64::try_from(play.act(stop_fast).await?.as_millis())?;
+    play.stage.heals(&leader);
+    play.fact("fast_stop_ms", took);
+    let timed = Timed { what: what.into(), ms: took, within_ms: u64::try_from(FAST_STOP.as_millis())? };
+    play.stage.note(|staged| staged.fast_stops.push(timed));
+    Ok(())
 }
 
 /// PostgreSQL's own fast stop, behind Patroni's back; how long it took. Patroni starts it again or fails over.

@@ -10,8 +10,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 use xtask::cluster::Cluster;
 
-use super::Play;
+use super::{Play, naming};
 use crate::check::event::parse_lsn;
+use crate::check::staged::{Gap, Timed};
 use crate::http;
 use crate::own::Own;
 
@@ -23,44 +24,47 @@ const TOPIC_SEEN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn dropped_slot(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "slot_dropped").await?;
+    let (own, before_last) = play.streaming("slot_dropped").await?;
     own.seize_slot("perform pg_drop_replication_slot('slot_dropped')").await?;
     let since = Instant::now();
     let missing = missing(&own, 11..=20).await?;
-    let gap = quarantined(play, &own, &["slot_missing"], since, QUARANTINE).await?;
-    halted(play, own, &gap, missing).await?;
+    let halt = quarantined(play, &own, &["slot_missing"], since, QUARANTINE).await?;
+    halted(play, own, halt, Truth { missing, before_last, next: None }).await?;
     let count = "select count(*) from pg_replication_slots where slot_name = 'slot_dropped'";
     let slots = play.act(|cluster| cluster.sql(None, count)).await?;
     play.ensure(slots == "0", "somebody made the slot again")
 }
 
 pub(super) async fn recreated_slot(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "slot_again").await?;
+    let (own, before_last) = play.streaming("slot_again").await?;
     own.seize_slot("perform pg_drop_replication_slot('slot_again')").await?;
     let since = Instant::now();
     let missing = missing(&own, 11..=20).await?;
     own.sql("select pg_create_logical_replication_slot('slot_again', 'pgoutput')".into()).await?;
-    own.insert(21..=30).await?;
+    own.insert(21..=21).await?;
+    let next = Some(own.wal_end().await?);
+    own.insert(22..=30).await?;
     // The moment without a slot may have been seen first.
-    quarantined(play, &own, &["slot_missing", "slot_ahead"], since, QUARANTINE).await?;
-    let gap = quarantined(play, &own, &["slot_ahead"], since, LOOKED_AGAIN).await?;
-    halted(play, own, &gap, missing).await
+    let first = quarantined(play, &own, &["slot_missing", "slot_ahead"], since, QUARANTINE).await?;
+    let then = quarantined(play, &own, &["slot_ahead"], since, LOOKED_AGAIN).await?;
+    play.ensure(then.took.in_time(), "the cause that changed meanwhile was not named in time")?;
+    halted(play, own, Halt { took: first.took, ..then }, Truth { missing, before_last, next }).await
 }
 
 pub(super) async fn advanced_slot(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "slot_advanced").await?;
+    let (own, before_last) = play.streaming("slot_advanced").await?;
     workers(&own, Cluster::term).await?;
     let missing = missing(&own, 11..=20).await?;
     own.sql("select pg_replication_slot_advance('slot_advanced', pg_current_wal_lsn())".into()).await?;
     let since = Instant::now();
     workers(&own, Cluster::start).await?;
-    let gap = quarantined(play, &own, &["slot_ahead"], since, QUARANTINE).await?;
-    halted(play, own, &gap, missing).await
+    let halt = quarantined(play, &own, &["slot_ahead"], since, QUARANTINE).await?;
+    halted(play, own, halt, Truth { missing, before_last, next: None }).await
 }
 
 /// The slot falls so far behind that its WAL is removed, while the slot of the pipeline under load keeps up.
 pub(super) async fn lost_slot(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "slot_lost").await?;
+    let (own, before_last) = play.streaming("slot_lost").await?;
     workers(&own, Cluster::term).await?;
     let missing = missing(&own, 11..=20).await?;
     own.sql("alter system set max_slot_wal_keep_size = '64MB'".into()).await?;
@@ -83,13 +87,13 @@ pub(super) async fn lost_slot(play: &mut Play) -> Result<()> {
     play.says("the slot is lost; the workers come back");
     let since = Instant::now();
     workers(&own, Cluster::start).await?;
-    let gap = quarantined(play, &own, &["slot_lost"], since, QUARANTINE).await?;
-    halted(play, own, &gap, missing).await
+    let halt = quarantined(play, &own, &["slot_lost"], since, QUARANTINE).await?;
+    halted(play, own, halt, Truth { missing, before_last, next: None }).await
 }
 
 /// PostgreSQL 18 invalidates a slot that nobody has used for a while.
 pub(super) async fn invalidated_slot(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "slot_idle").await?;
+    let (own, before_last) = play.streaming("slot_idle").await?;
     workers(&own, Cluster::term).await?;
     let missing = missing(&own, 11..=20).await?;
     own.sql("alter system set idle_replication_slot_timeout = '2s'".into()).await?;
@@ -106,31 +110,32 @@ pub(super) async fn invalidated_slot(play: &mut Play) -> Result<()> {
     play.says("the slot is invalidated; the workers come back");
     let since = Instant::now();
     workers(&own, Cluster::start).await?;
-    let gap = quarantined(play, &own, &["slot_invalidated"], since, QUARANTINE).await?;
-    halted(play, own, &gap, missing).await
+    let halt = quarantined(play, &own, &["slot_invalidated"], since, QUARANTINE).await?;
+    halted(play, own, halt, Truth { missing, before_last, next: None }).await
 }
 
 /// What is written while there is no publication is in no stream.
 pub(super) async fn publication_dropped(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "publication_gone").await?;
+    let (own, before_last) = play.streaming("publication_gone").await?;
     own.sql("drop publication publication_gone".into()).await?;
     let since = Instant::now();
     let missing = missing(&own, 11..=20).await?;
-    quarantined(play, &own, &["publication_missing", "publication_changed"], since, QUARANTINE).await?;
+    let first = quarantined(play, &own, &["publication_missing", "publication_changed"], since, QUARANTINE).await?;
     own.sql("create publication publication_gone for table publication_gone".into()).await?;
-    let gap = quarantined(play, &own, &["publication_missing", "publication_changed"], since, LOOKED_AGAIN).await?;
-    halted(play, own, &gap, missing).await
+    let then = quarantined(play, &own, &["publication_missing", "publication_changed"], since, LOOKED_AGAIN).await?;
+    halted(play, own, Halt { took: first.took, ..then }, Truth { missing, before_last, next: None }).await
 }
 
 /// Consumers of a topic that was made again do not find what was in the one before.
 pub(super) async fn topic_recreated(play: &mut Play) -> Result<()> {
-    let own = streaming(play, "topic_again").await?;
+    let (own, _) = play.streaming("topic_again").await?;
     let (bootstrap, topic) = (own.cluster.kafka_bootstrap()?, "topic_again.public.topic_again");
     tokio::task::spawn_blocking(move || make_again(&bootstrap, topic)).await??;
     let since = Instant::now();
     own.insert(11..=20).await?;
-    let gap = quarantined(play, &own, &["topic_recreated"], since, TOPIC_SEEN).await?;
-    let text = gap["text"].as_str().unwrap_or_default();
+    let halt = quarantined(play, &own, &["topic_recreated"], since, TOPIC_SEEN).await?;
+    play.ensure(halt.took.in_time(), "the new topic was not noticed in time")?;
+    let text = halt.gap["text"].as_str().unwrap_or_default();
     play.ensure(text.contains(topic), "the gap does not name the topic")?;
 
     let url = format!("{}/api/v1/pipelines/{}/gap/accept", own.workers[0].1, own.name);
@@ -168,18 +173,6 @@ fn make_again(bootstrap: &str, topic: &str) -> Result<()> {
     })
 }
 
-/// A pipeline of that name with two workers, whose first ten rows were told.
-async fn streaming(play: &Play, name: &'static str) -> Result<Own> {
-    play.relax_patroni().await?;
-    let mut own = Own::new(&play.arena.cluster, name).await?;
-    own.make_slot("pgoutput").await?;
-    own.start().await?;
-    own.insert(1..=10).await?;
-    own.until_told(10).await?;
-    play.says(&format!("the pipeline {name} has told its first ten rows"));
-    Ok(own)
-}
-
 async fn workers(own: &Own, act: fn(&Cluster, &str) -> Result<()>) -> Result<()> {
     for (worker, _) in own.workers.clone() {
         let cluster = own.cluster.clone();
@@ -190,41 +183,67 @@ async fn workers(own: &Own, act: fn(&Cluster, &str) -> Result<()>) -> Result<()>
 
 /// Writes rows that nobody will tell; where the WAL was before and after.
 async fn missing(own: &Own, rows: std::ops::RangeInclusive<u32>) -> Result<[u64; 2]> {
-    let now = async || parse_lsn(&own.sql("select pg_current_wal_lsn()".into()).await?).context("no LSN");
-    let first = now().await?;
+    let first = own.wal_end().await?;
     own.insert(rows).await?;
-    Ok([first, now().await?])
+    Ok([first, own.wal_end().await?])
 }
 
-/// Waits until a worker is in quarantine with one of these codes, which must be seen within `limit` from `since`.
-async fn quarantined(play: &mut Play, own: &Own, codes: &[&str], since: Instant, limit: Duration) -> Result<Value> {
+/// What a worker in quarantine says, and how long it took.
+struct Halt {
+    gap: Value,
+    took: Timed,
+}
+
+/// Waits until a worker is in quarantine with one of these codes, which is to be seen within `limit` from `since`; its metrics say
+/// so, too.
+async fn quarantined(play: &mut Play, own: &Own, codes: &[&str], since: Instant, limit: Duration) -> Result<Halt> {
     let wanted = |status: &Value| {
         status["role"] == "quarantined" && status["gap"]["code"].as_str().is_some_and(|code| codes.contains(&code))
     };
-    let left = (since + limit).saturating_duration_since(Instant::now());
-    let status = own.until(&format!("quarantine by {}", codes.join(" or ")), left, wanted).await?;
-    let gap = status["gap"].clone();
+    let gap = own.until(&format!("quarantine by {}", codes.join(" or ")), PATIENCE, wanted).await?["gap"].clone();
+    let ms = u64::try_from(since.elapsed().as_millis())?;
     play.fact("gap", &gap);
-    play.fact("quarantined_after_ms", u64::try_from(since.elapsed().as_millis())?);
-    Ok(gap)
+    play.fact("quarantined_after_ms", ms);
+    let named = naming::any(&own.workers, own.name, own.name, codes, LOOKED_AGAIN).await;
+    play.stage.note(|staged| staged.named.extend(named));
+    let took = Timed { what: own.name.into(), ms, within_ms: u64::try_from(limit.as_millis())? };
+    Ok(Halt { gap, took })
 }
 
-/// Ten rows are told; what is inserted after the fault never is, and the gap that is reported holds all that is missing.
-async fn halted(play: &mut Play, own: Own, gap: &Value, missing: [u64; 2]) -> Result<()> {
-    let lsn = |text: &Value| text.as_str().and_then(parse_lsn);
-    let from = lsn(&gap["from_lsn"]).with_context(|| format!("the gap has no beginning: {gap}"))?;
-    ensure!(from <= missing[0], "the gap {gap} begins after the first missing row");
-    if let Some(to) = lsn(&gap["to_lsn"]).filter(|_| gap["code"] == "slot_ahead") {
-        ensure!(to >= missing[1], "the gap {gap} ends before the last missing row");
-    }
-    own.insert(31..=40).await?;
+/// What a gap has to be reported as: everything behind the first of `missing` up to the second is missing, the last row that was told
+/// lies behind `before_last`, and the next row that is told when all goes on lies before `next`.
+struct Truth {
+    missing: [u64; 2],
+    before_last: u64,
+    next: Option<u64>,
+}
+
+/// Ten rows are told; what is inserted after the fault never is, and no worker streams. What was reported is the checker's to judge.
+async fn halted(play: &mut Play, own: Own, halt: Halt, truth: Truth) -> Result<()> {
+    let Halt { gap, took } = halt;
     let code = gap["code"].as_str().context("no code")?.to_owned();
+    let next = match truth.next {
+        Some(next) => next,
+        None => own.wal_end().await?,
+    };
+    own.insert(31..=40).await?;
     let still = |status: &Value| status["role"] == "quarantined" && status["gap"]["code"] == code.as_str();
     own.until("the quarantine to last", LOOKED_AGAIN, still).await?;
     let mut told = own.told().await?;
     told.sort_unstable();
     play.fact("rows_told", told.len());
-    play.ensure(told.iter().copied().eq(1..=10), "something was told beyond the gap")?;
+    let lsn = |text: &Value| text.as_str().and_then(parse_lsn);
+    let judged = Gap {
+        pipeline: own.name.into(),
+        code,
+        took,
+        missing: truth.missing,
+        reported: [lsn(&gap["from_lsn"]), lsn(&gap["to_lsn"])],
+        widest: [truth.before_last, next],
+        told_beyond: told.iter().filter(|id| **id > 10).count() as u64,
+    };
+    play.stage.note(|staged| staged.gaps.push(judged));
+    play.ensure(told.iter().copied().filter(|id| *id <= 10).eq(1..=10), "what was told before the gap has changed")?;
     let active = own.statuses().await.iter().any(|status| status["role"] == "active");
     play.ensure(!active, "a worker streams beyond the gap")?;
     own.end().await

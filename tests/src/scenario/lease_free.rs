@@ -26,6 +26,8 @@ pub(super) async fn no_etcd_pair(play: &mut Play) -> Result<()> {
 async fn restart(play: &Play, from: &'static str, to: &'static str) -> Result<()> {
     play.says(&format!("all workers are stopped, and started with {to}"));
     let names = play.nodes("worker-")?;
+    let stopped = names.clone();
+    play.stage.strikes("terminate", &stopped);
     play.act(move |cluster| {
         names.iter().try_for_each(|name| cluster.term(name))?;
         for worker in cluster.workers()?.iter().filter(|worker| names.contains(&worker.name)) {
@@ -36,5 +38,7 @@ async fn restart(play: &Play, from: &'static str, to: &'static str) -> Result<()
         }
         Ok(())
     })
-    .await
+    .await?;
+    play.stage.heals(&stopped);
+    Ok(())
 }

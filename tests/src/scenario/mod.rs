@@ -8,6 +8,7 @@ mod database;
 mod forged;
 mod gap;
 mod lease_free;
+mod naming;
 mod outage;
 mod several;
 mod way;
@@ -23,7 +24,8 @@ use serde_json::{Map, Value, json};
 use xtask::cluster::{Cluster, Spec};
 
 use crate::arena::Arena;
-use crate::own;
+use crate::chaos::fault::{Blow, Fault as Dealt};
+use crate::own::{self, Own};
 use crate::screen::Screen;
 use crate::stage::{Fault, Outcome, Stage, Standing, Takeover};
 
@@ -238,9 +240,33 @@ impl Play {
         Ok(self.arena.cluster.nodes()?.into_iter().filter(|name| name.starts_with(kind)).collect())
     }
 
-    async fn all(&self, names: &[String], act: fn(&Cluster, &str) -> Result<()>) -> Result<()> {
-        let names = names.to_vec();
-        self.act(move |cluster| names.iter().try_for_each(|name| act(cluster, name))).await
+    /// Deals a fault out to all of these, and notes it until it is healed.
+    async fn strike(&self, blow: Blow, targets: &[String]) -> Result<Dealt> {
+        let dealt = Dealt { fault: blow, targets: targets.to_vec(), lasts_ms: 0 };
+        self.stage.strikes(&blow.to_string(), targets);
+        dealt.strike(&self.arena).await?;
+        Ok(dealt)
+    }
+
+    async fn heal(&self, dealt: &Dealt) -> Result<()> {
+        dealt.heal(&self.arena).await?;
+        self.stage.heals(&dealt.targets);
+        Ok(())
+    }
+
+    /// A pipeline of a name of its own with two workers, whose first ten rows were told; and a place in the WAL before the last of
+    /// them.
+    async fn streaming(&self, name: &'static str) -> Result<(Own, u64)> {
+        self.relax_patroni().await?;
+        let mut own = Own::new(&self.arena.cluster, name).await?;
+        own.make_slot("pgoutput").await?;
+        own.start().await?;
+        own.insert(1..=9).await?;
+        let before_last = own.wal_end().await?;
+        own.insert(10..=10).await?;
+        own.until_told(10).await?;
+        self.says(&format!("the pipeline {name} has told its first ten rows"));
+        Ok((own, before_last))
     }
 
     /// One of the demo's faults from blow to heal.

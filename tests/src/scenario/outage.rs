@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use xtask::cluster::Cluster;
 
 use super::Play;
+use crate::chaos::fault::Blow;
 use crate::sample::ask;
 
 /// Longer than a lease, so that every lease has ended.
 const ETCD_AWAY: Duration = Duration::from_secs(25);
+/// Longer than any of a worker's time-outs at Kafka.
+const KAFKA_AWAY: Duration = Duration::from_secs(30);
 /// Longer than a lease of 10 s may go without being renewed, at the load's rate.
 const RENEWED: u64 = 600;
 
@@ -17,7 +19,9 @@ const RENEWED: u64 = 600;
 pub(super) async fn etcd(play: &mut Play) -> Result<()> {
     let (before, members) = (play.stage.standing().await?, play.nodes("etcd-")?);
     let since = Instant::now();
-    play.all(&members, Cluster::kill).await?;
+    let killed = play.strike(Blow::Kill, &members).await?;
+    let workers = play.nodes("worker-")?;
+    play.is_named("etcd is away", &workers, &["etcd_unreachable"], ETCD_AWAY).await;
     while since.elapsed() < ETCD_AWAY {
         play.stage.flows().await?;
         let active = active(play).await;
@@ -28,7 +32,7 @@ pub(super) async fn etcd(play: &mut Play) -> Result<()> {
         now.worker == before.worker && now.term == before.term,
         "the outage changed the owner or the session: {now:?}"
     );
-    play.all(&members, Cluster::start).await?;
+    play.heal(&killed).await?;
     play.flows_again(since, &before).await
 }
 
@@ -37,11 +41,11 @@ pub(super) async fn etcd_members(play: &mut Play) -> Result<()> {
     let before = play.stage.standing().await?;
     for member in play.nodes("etcd-")? {
         let member = [member];
-        play.all(&member, Cluster::kill).await?;
+        let killed = play.strike(Blow::Kill, &member).await?;
         play.while_written(RENEWED).await;
         let now = play.stage.standing().await?;
         ensure!(now.worker == before.worker && now.term == before.term, "after {} was killed: {now:?}", member[0]);
-        play.all(&member, Cluster::start).await?;
+        play.heal(&killed).await?;
     }
     play.fact("owner_changed", false);
     Ok(())
@@ -49,19 +53,21 @@ pub(super) async fn etcd_members(play: &mut Play) -> Result<()> {
 
 pub(super) async fn kafka(play: &mut Play) -> Result<()> {
     let (before, brokers) = (play.stage.standing().await?, play.nodes("kafka-")?);
-    play.all(&brokers, Cluster::kill).await?;
+    let killed = play.strike(Blow::Kill, &brokers).await?;
+    let workers = play.nodes("worker-")?;
+    play.is_named("Kafka is away", &workers, &["kafka_unreachable", "sink_stalled"], KAFKA_AWAY).await;
     play.while_written(1600).await;
     let back = Instant::now();
-    play.all(&brokers, Cluster::start).await?;
+    play.heal(&killed).await?;
     play.flows_again(back, &before).await
 }
 
 pub(super) async fn haproxy(play: &mut Play) -> Result<()> {
     let (before, haproxy) = (play.stage.standing().await?, ["haproxy".to_owned()]);
     let since = Instant::now();
-    play.all(&haproxy, Cluster::kill).await?;
+    let killed = play.strike(Blow::Kill, &haproxy).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    play.all(&haproxy, Cluster::start).await?;
+    play.heal(&killed).await?;
     play.flows_again(since, &before).await
 }
 

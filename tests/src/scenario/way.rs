@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{Play, Standing};
+use crate::chaos::fault::Blow;
 use crate::proxy::Trouble;
 
 /// Longer than every time-out of a worker.
@@ -51,11 +52,27 @@ async fn disturbed(play: &mut Play, to: &str, what: Trouble, lasts: Duration) ->
 /// Troubles them; answers with who streamed before, and from when on rows count that flow again.
 async fn trouble(play: &mut Play, to: &str, what: Trouble, lasts: Duration) -> Result<(Standing, Instant)> {
     let (before, since) = (play.stage.standing().await?, Instant::now());
-    let ways = format!("{}/{to}", before.worker);
-    play.arena.links.set_all(&ways, what);
-    let meanwhile = play.stage.watcher().first(since + Duration::from_secs(1), 0, lasts).await;
+    let troubled = play.strike(Blow::Trouble(what), &[format!("{}/{to}", before.worker)]).await?;
+    let codes = codes(to, what);
+    if !codes.is_empty() {
+        let struck = [before.worker.clone()];
+        play.is_named(&format!("{what} {}/{to}", before.worker), &struck, codes, lasts).await;
+    }
+    let left = (since + lasts).saturating_duration_since(Instant::now());
+    let meanwhile = play.stage.watcher().first(since + Duration::from_secs(1), 0, left).await;
     tokio::time::sleep_until((since + lasts).into()).await;
     play.fact("flowed_meanwhile", meanwhile.is_some());
-    play.arena.links.set_all(&ways, Trouble::None);
+    play.heal(&troubled).await?;
     Ok((before, since + Duration::from_secs(1)))
+}
+
+/// What the worker has to say that has lost this way; nothing where its sessions only end sooner.
+fn codes(to: &str, what: Trouble) -> &'static [&'static str] {
+    match to {
+        _ if matches!(what, Trouble::LateEnd(_)) => &[],
+        "haproxy" => &["postgres_unreachable"],
+        "kafka-" => &["kafka_unreachable", "sink_stalled"],
+        "etcd-" => &["etcd_unreachable"],
+        _ => &["postgres_unreachable", "kafka_unreachable", "sink_stalled", "etcd_unreachable"],
+    }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use xtask::cluster::Cluster;
 
 use super::{RECOVERY, Stage, Standing};
+use crate::check::staged::{self, now_ms};
 
 /// How long a worker stays frozen: two lease times.
 const FROZEN: Duration = Duration::from_secs(20);
@@ -77,7 +78,7 @@ impl Stage {
     /// Deals out a fault and waits for the first row to come through again. Also tells when the fault had struck.
     pub async fn strike(&self, fault: Fault) -> Result<(Takeover, Instant)> {
         let from = self.standing().await?;
-        let begun = Instant::now();
+        let (begun, at_ms) = (Instant::now(), now_ms());
         let target = match fault {
             Fault::KillActive => self.on(&from.worker, Cluster::kill).await?,
             Fault::FreezeActive => self.on(&from.worker, Cluster::stop).await?,
@@ -89,6 +90,11 @@ impl Stage {
                 self.on(&leader, Cluster::kill).await?
             }
         };
+        let (until_ms, targets) = match fault {
+            Fault::Switchover => (now_ms(), vec!["database".into()]),
+            _ => (i64::MAX, vec![target.clone()]),
+        };
+        self.note(|staged| staged.faults.push(staged::Fault { at_ms, until_ms, what: fault.to_string(), targets }));
         // A row sent before the fault had struck may still have gone the old way.
         let struck = if fault.changes_timeline() { begun } else { Instant::now() };
         let timeline = if fault.changes_timeline() { u32::try_from(from.timeline)? } else { 0 };
@@ -103,18 +109,18 @@ impl Stage {
     pub async fn mend(&self, takeover: &Takeover, struck: Instant) -> Result<()> {
         let target = &takeover.target;
         match takeover.fault {
-            Fault::KillActive | Fault::TermActive => {
+            Fault::KillActive | Fault::TermActive | Fault::KillLeader => {
                 self.on(target, Cluster::start).await?;
             }
             Fault::FreezeActive => {
                 tokio::time::sleep_until((struck + FROZEN).into()).await;
                 self.on(target, Cluster::cont).await?;
             }
-            Fault::Switchover => return Ok(()),
-            Fault::KillLeader => {
-                self.on(target, Cluster::start).await?;
-                return Ok(());
-            }
+            Fault::Switchover => {}
+        }
+        self.heals(std::slice::from_ref(target));
+        if takeover.fault.changes_timeline() {
+            return Ok(());
         }
         if takeover.owner_changed { self.stands_by(target).await } else { Ok(()) }
     }

@@ -3,6 +3,7 @@
 
 mod fault;
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ pub use fault::{Fault, Takeover};
 
 use crate::check;
 use crate::check::samples::Recorder;
+use crate::check::staged::{self, Staged, now_ms};
 use crate::check::verdict::Verdict;
 use crate::load::{Counters, Load, Options};
 use crate::sample::{Answers, Sampler, ask, lies};
@@ -45,6 +47,7 @@ pub struct Stage {
     watcher: Watcher,
     sampler: Sampler,
     recorder: Recorder,
+    staged: Mutex<Staged>,
 }
 
 /// How it ended.
@@ -79,7 +82,8 @@ impl Stage {
         let watcher = Watcher::start(&target.bootstrap, &target.topic_prefix, load.journal());
         let sampler = Sampler::start(target.clone());
         let recorder = Recorder::start(&target).context("record what is seen")?;
-        let stage = Stage { cluster: cluster.clone(), target, load, watcher, sampler, recorder };
+        let staged = Mutex::new(Staged { since_ms: now_ms(), ..Staged::default() });
+        let stage = Stage { cluster: cluster.clone(), target, load, watcher, sampler, recorder, staged };
         let first = stage.watcher.first(Instant::now(), 0, RECOVERY).await;
         first.with_context(|| format!("no row came through within {RECOVERY:?}"))?;
         Ok(stage)
@@ -103,6 +107,26 @@ impl Stage {
     /// The consumer at the far end.
     pub fn watcher(&self) -> &Watcher {
         &self.watcher
+    }
+
+    /// Adds what was done or measured, for the checker.
+    pub fn note(&self, note: impl FnOnce(&mut Staged)) {
+        note(&mut self.staged.lock().expect("nobody panics holding it"));
+    }
+
+    /// Notes a fault that is dealt out now.
+    pub fn strikes(&self, what: &str, targets: &[String]) {
+        let fault = staged::Fault { at_ms: now_ms(), until_ms: i64::MAX, what: what.into(), targets: targets.to_vec() };
+        self.note(|staged| staged.faults.push(fault));
+    }
+
+    /// Notes that all faults of these targets are healed.
+    pub fn heals(&self, targets: &[String]) {
+        let now = now_ms();
+        self.note(|staged| {
+            let open = staged.faults.iter_mut().filter(|fault| fault.until_ms == i64::MAX);
+            open.filter(|fault| fault.targets == targets).for_each(|fault| fault.until_ms = now);
+        });
     }
 
     /// The worker that streams; waits for one.
@@ -130,7 +154,11 @@ impl Stage {
     pub async fn close(self, settle: Duration) -> Result<Outcome> {
         let load = self.load.stop().await;
         self.recorder.stop().await;
-        let verdict = check::run::run(&self.target, settle).await?;
+        let (sights, now) = (self.watcher.sights(), (Instant::now(), now_ms()));
+        let mut staged = self.staged.into_inner().expect("nobody panics holding it");
+        staged.rows =
+            sights.iter().map(|sight| (staged::at_ms(sight.sent, now), staged::at_ms(sight.seen, now))).collect();
+        let verdict = check::run::run(&self.target, settle, Some(staged)).await?;
         let samples = self.sampler.stop().await;
         Ok(Outcome { verdict, load, lies: lies(&samples), samples: samples.len(), sights: self.watcher.sights() })
     }

@@ -5,6 +5,7 @@ mod batches;
 mod beside;
 mod brackets;
 mod records;
+mod staged;
 mod tables;
 
 use fastrand::Rng;
@@ -122,6 +123,20 @@ pub const ALL: &[Mutilation] = &[
     on(Layer::Beside, "a stream begins long after its lease", beside::start_without_a_lease),
     on(Layer::Beside, "a stream begins under a lease of nobody", beside::start_under_anothers_lease),
     on(Layer::Beside, "somebody else's backend is told to go", beside::terminate_another),
+    on(Layer::Beside, "a gap is told late", staged::late_gap),
+    on(Layer::Beside, "a gap is told without its beginning", staged::narrow_gap),
+    on(Layer::Beside, "a gap is told with more before it", staged::wide_gap),
+    on(Layer::Beside, "a gap is told without its end", staged::short_gap),
+    on(Layer::Beside, "rows beyond a gap are told", staged::told_beyond),
+    on(Layer::Beside, "a fault has no code", staged::unnamed),
+    on(Layer::Beside, "a fault is not in the metrics", staged::not_in_metrics),
+    on(Layer::Beside, "a worker is healthy and idle", staged::healthy_and_idle),
+    on(Layer::Beside, "a quarantine without a gap", staged::false_quarantine),
+    on(Layer::Beside, "a takeover takes its time", staged::slow_takeover),
+    on(Layer::Beside, "the owner changes for nothing", staged::needless_changes),
+    on(Layer::Beside, "an idle slot holds WAL back", staged::retained),
+    on(Layer::Beside, "a fast stop waits", staged::slow_stop),
+    on(Layer::Beside, "health answers late", staged::slow_probes),
 ];
 
 impl Mutilation {

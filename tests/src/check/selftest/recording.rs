@@ -7,6 +7,7 @@ use crate::check::batches::{Batch, Batches};
 use crate::check::history::{History, Record};
 use crate::check::ownership::Ownership;
 use crate::check::samples::Sample;
+use crate::check::staged::Staged;
 use crate::check::table::Database;
 use crate::check::tenures::Terminated;
 
@@ -30,6 +31,9 @@ pub struct Recording {
     /// Backends of PostgreSQL that were told to end.
     #[serde(default)]
     pub terminated: Vec<Terminated>,
+    /// What was done to the cluster, if that is known.
+    #[serde(default)]
+    pub staged: Option<Staged>,
     /// Passwords.
     pub secrets: Vec<String>,
 }
@@ -58,6 +62,7 @@ impl Recording {
             ownership: evidence.ownership.unwrap_or_default(),
             logs: evidence.logs,
             terminated: evidence.terminated,
+            staged: evidence.staged,
             secrets: evidence.secrets,
         }
     }
@@ -81,6 +86,7 @@ impl Recording {
             ownership: Some(self.ownership.clone()),
             logs: self.logs.clone(),
             terminated: self.terminated.clone(),
+            staged: self.staged.clone(),
             secrets: self.secrets.clone(),
             settled: None,
         }

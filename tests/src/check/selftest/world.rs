@@ -162,6 +162,7 @@ impl World {
     /// Its worker dies; another one takes over and ends what is left of its session.
     fn is_replaced(&mut self) {
         let reader = self.reader();
+        self.strikes_the_owner();
         self.tenure();
         self.ends(reader);
         self.claim(json!(null));
@@ -555,6 +556,7 @@ impl World {
     }
 
     fn end(mut self) -> Recording {
+        self.stages();
         for (table, rows) in &self.rows {
             let columns: Vec<Column> = columns(table)
                 .into_iter()

@@ -1,10 +1,11 @@
 //! What is seen beside Kafka and the database: logs, etcd, processes, and what was done to all of them.
 
-use super::World;
+use super::{WORKERS, World};
 use crate::check::event::lsn_text;
 use crate::check::resources::Process;
 use crate::check::row::hex;
 use crate::check::samples::{Holder, Reading, Sample, Shows, Worker};
+use crate::check::staged::{Fault, Gap, Idle, Named, Staged, Timed};
 use crate::check::tenures::Terminated;
 use sha2::{Digest, Sha256};
 
@@ -35,6 +36,14 @@ impl World {
         let short = &hex(&Sha256::digest(self.worker.as_bytes()))[..8];
         let name = format!("pgbaton/p/{short}/n/t={term}/r={revision}");
         Reading { pid: term as i32, name, flush: Some(lsn_text(self.position.1)) }
+    }
+
+    /// The worker that streams is killed.
+    pub(super) fn strikes_the_owner(&mut self) {
+        let at_ms = self.clock_ms;
+        let targets = vec![self.worker.to_owned()];
+        let fault = Fault { at_ms, until_ms: at_ms + 5_000, what: "kill".into(), targets };
+        self.staged().faults.push(fault);
     }
 
     /// Some time goes by, in which the workers are seen and nobody streams.
@@ -78,5 +87,45 @@ impl World {
         let process = Process { memory_kib: 60_000, files: 70, most_files: 1_024, spools: Vec::new() };
         let node = self.worker.into();
         self.made.samples.push(Sample { at_ms: self.clock_ms, node, shows: Shows::Process(process) });
+    }
+
+    fn staged(&mut self) -> &mut Staged {
+        self.made.staged.get_or_insert_default()
+    }
+
+    /// Everything that can be measured was.
+    pub(super) fn stages(&mut self) {
+        let (lsn, now) = (self.lsn, self.clock_ms);
+        let timed = |what: &str, ms, within_ms| Timed { what: what.into(), ms, within_ms };
+        let named = |code: &str| Named {
+            fault: "etcd is away".into(),
+            worker: WORKERS[0].into(),
+            wanted: vec![code.into()],
+            said: Some(code.into()),
+            metric: true,
+        };
+        let gap = |code: &str, to| Gap {
+            pipeline: code.into(),
+            code: code.into(),
+            took: timed(code, 700, 10_000),
+            missing: [lsn, lsn + 0x1000],
+            reported: [Some(lsn - 0x20), to],
+            widest: [lsn - 0x40, lsn + 0x1040],
+            told_beyond: 0,
+        };
+        let idle = |step: u64| Idle { written_bytes: step << 24, retained_bytes: (step % 5) << 24 };
+        let rows = (0..60).map(|row| (now + row * 500, now + row * 500 + 80)).collect();
+        let staged = self.staged();
+        staged.named = vec![named("etcd_unreachable"), named("kafka_unreachable")];
+        staged.gaps = vec![gap("slot_missing", None), gap("slot_ahead", Some(lsn + 0x1020))];
+        staged.takeovers = vec![(now + 20_000, timed("the takeover after kill-active", 300, 9_000))];
+        staged.fast_stops = vec![timed("the fast stop", 800, 10_000)];
+        staged.probes = (0..200).map(|probe| timed("/health", probe % 40, 1_000)).collect();
+        staged.idle = (0..32).map(idle).collect();
+        staged.rows = rows;
+        // While the rows come through, whoever streams says so.
+        let streams = |sample: &&Sample| matches!(&sample.shows, Shows::Worker(worker) if worker.active);
+        let Some(active) = self.made.samples.iter().rev().find(streams).cloned() else { return };
+        self.made.samples.extend((0..150).map(|tick| Sample { at_ms: now + 1 + tick * 200, ..active.clone() }));
     }
 }
