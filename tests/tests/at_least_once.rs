@@ -12,7 +12,7 @@ use xtask::cluster::{Cluster, Spec};
 
 /// One after the other on the same cluster: the checker judges all that was told on it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_worker_and_a_lost_leader_lose_nothing_and_repeat_only_what_is_the_same() -> Result<()> {
+async fn a_killed_worker_a_lost_leader_and_a_lost_lease_lose_nothing_and_repeat_only_what_is_the_same() -> Result<()> {
     let raise = || {
         xtask::setup::ensure_done()?;
         let spec = Spec { proxied: true, ..Scenario::AtLeastOnceKillActive.spec("at-least-once".into()) };
@@ -20,8 +20,12 @@ async fn a_killed_worker_and_a_lost_leader_lose_nothing_and_repeat_only_what_is_
         anyhow::Ok((Arc::new(Arena::stand_in(guard.clone())?), guard))
     };
     let (arena, _guard) = tokio::task::spawn_blocking(raise).await??;
-    let scenarios =
-        [Scenario::AtLeastOnceForgedRecords, Scenario::AtLeastOnceKillActive, Scenario::AtLeastOnceLaggingFailover];
+    let scenarios = [
+        Scenario::AtLeastOnceForgedRecords,
+        Scenario::AtLeastOnceKillActive,
+        Scenario::AtLeastOnceLaggingFailover,
+        Scenario::AtLeastOnceCutFromEtcd,
+    ];
     for scenario in scenarios {
         let played = scenario::perform(&arena, scenario, &Screen::new()).await?;
         let Played { facts, takeovers, failure, outcome } = &played;

@@ -4,9 +4,11 @@
 //! Gaps are made in a pipeline of their own, in which every row is known. The pipeline under load beside it has to stay as it is,
 //! and is what the checker judges.
 
+mod crowd;
 mod database;
 mod forged;
 mod gap;
+mod idle;
 mod lease_free;
 mod naming;
 mod outage;
@@ -100,12 +102,18 @@ pub enum Scenario {
     AtLeastOnceLaggingFailover,
     /// Delivery is at least once. Somebody else tells records again, not as they were: the standby that audits them names it
     AtLeastOnceForgedRecords,
+    /// Delivery is at least once. The worker that streams, and it alone, is cut off from etcd for 30 s: it stops before its lease ends
+    AtLeastOnceCutFromEtcd,
     /// Workers without etcd: SIGKILL of the one that streams, a switchover, SIGTERM
     NoEtcdPair,
     /// Four pipelines in two workers: shared at the start, all in one after a SIGKILL, one handed back
     SharedPipelines,
     /// The ends of Kafka transactions arrive 3 s late, after their connection was lost, for 20 s
     LateEnd,
+    /// Other tables are written, 512 MiB of WAL, while those of a pipeline are idle
+    IdleForeignWal,
+    /// Hundreds of clients hold half a request each at every worker
+    SlowClients,
 }
 
 impl Scenario {
@@ -128,7 +136,10 @@ impl Scenario {
         let pg = (self == Scenario::InvalidatedSlot).then_some(18);
         let at_least_once = matches!(
             self,
-            Scenario::AtLeastOnceKillActive | Scenario::AtLeastOnceLaggingFailover | Scenario::AtLeastOnceForgedRecords
+            Scenario::AtLeastOnceKillActive
+                | Scenario::AtLeastOnceLaggingFailover
+                | Scenario::AtLeastOnceForgedRecords
+                | Scenario::AtLeastOnceCutFromEtcd
         );
         Spec { instance, pg, at_least_once, ..Spec::default() }
     }
@@ -167,9 +178,12 @@ impl Scenario {
             Scenario::AtLeastOnceKillActive => worker::kill_active_without_a_fence(play).await,
             Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
             Scenario::AtLeastOnceForgedRecords => forged::repeats(play).await,
+            Scenario::AtLeastOnceCutFromEtcd => way::cut_from_etcd(play).await,
             Scenario::NoEtcdPair => lease_free::no_etcd_pair(play).await,
             Scenario::SharedPipelines => several::shared_pipelines(play).await,
             Scenario::LateEnd => way::late_end(play).await,
+            Scenario::IdleForeignWal => idle::foreign_wal(play).await,
+            Scenario::SlowClients => crowd::slow_clients(play).await,
         }
     }
 }

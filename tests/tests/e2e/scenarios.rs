@@ -120,3 +120,13 @@ async fn what_somebody_else_writes_into_the_topics_is_named_by_the_standby_withi
 async fn a_topic_that_was_deleted_and_made_again_is_a_gap_that_can_be_accepted() -> Result<()> {
     plays(Scenario::TopicRecreated).await.map(drop)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_is_not_kept_for_an_idle_slot() -> Result<()> {
+    plays(Scenario::IdleForeignWal).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_slow_clients_delay_neither_health_nor_rows() -> Result<()> {
+    plays(Scenario::SlowClients).await.map(drop)
+}
