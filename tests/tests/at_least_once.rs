@@ -23,6 +23,7 @@ async fn a_killed_worker_a_lost_leader_and_a_lost_lease_lose_nothing_and_repeat_
     let scenarios = [
         Scenario::AtLeastOnceForgedRecords,
         Scenario::AtLeastOnceKillActive,
+        Scenario::AtLeastOnceKafkaStandsStill,
         Scenario::AtLeastOnceLaggingFailover,
         Scenario::AtLeastOnceCutFromEtcd,
     ];

@@ -48,6 +48,8 @@ pub enum Scenario {
     StopActive,
     /// SIGKILL of every worker at once
     KillAllWorkers,
+    /// Eight workers start at once, and the one that streams is killed: one streams, one follows, and nobody else does
+    EightWorkers,
     /// SIGKILL of the worker that streams, inside a transaction of 100,000 rows that is told in chunks
     KillInLargeTransaction,
     /// Another node becomes the database's leader, as planned
@@ -104,6 +106,8 @@ pub enum Scenario {
     AtLeastOnceForgedRecords,
     /// Delivery is at least once. The worker that streams, and it alone, is cut off from etcd for 30 s: it stops before its lease ends
     AtLeastOnceCutFromEtcd,
+    /// Delivery is at least once. Kafka stands still for 3 s, again and again: the session outlasts it
+    AtLeastOnceKafkaStandsStill,
     /// Workers without etcd: SIGKILL of the one that streams, a switchover, SIGTERM
     NoEtcdPair,
     /// Four pipelines in two workers: shared at the start, all in one after a SIGKILL, one handed back
@@ -140,8 +144,10 @@ impl Scenario {
                 | Scenario::AtLeastOnceLaggingFailover
                 | Scenario::AtLeastOnceForgedRecords
                 | Scenario::AtLeastOnceCutFromEtcd
+                | Scenario::AtLeastOnceKafkaStandsStill
         );
-        Spec { instance, pg, at_least_once, ..Spec::default() }
+        let workers = if self == Scenario::EightWorkers { 8 } else { Spec::default().workers };
+        Spec { instance, pg, at_least_once, workers, ..Spec::default() }
     }
 
     /// Plays it. What must come of it is checked on the way.
@@ -151,6 +157,7 @@ impl Scenario {
             Scenario::FreezeActive => worker::freeze_active(play).await,
             Scenario::StopActive => worker::stop_active(play).await,
             Scenario::KillAllWorkers => worker::kill_all(play).await,
+            Scenario::EightWorkers => worker::eight_workers(play).await,
             Scenario::KillInLargeTransaction => worker::kill_in_large_transaction(play).await,
             Scenario::Switchover => database::switchover(play).await,
             Scenario::LeaderKill => database::leader_kill(play).await,
@@ -179,6 +186,7 @@ impl Scenario {
             Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
             Scenario::AtLeastOnceForgedRecords => forged::repeats(play).await,
             Scenario::AtLeastOnceCutFromEtcd => way::cut_from_etcd(play).await,
+            Scenario::AtLeastOnceKafkaStandsStill => outage::kafka_stands_still(play).await,
             Scenario::NoEtcdPair => lease_free::no_etcd_pair(play).await,
             Scenario::SharedPipelines => several::shared_pipelines(play).await,
             Scenario::LateEnd => way::late_end(play).await,

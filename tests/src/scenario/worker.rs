@@ -10,12 +10,14 @@ use crate::chaos::fault::Blow;
 use crate::check::staged::{Timed, now_ms};
 use crate::http;
 use crate::own::Own;
-use crate::stage::{Fault, RECOVERY, Takeover};
+use crate::stage::{Fault, RECOVERY, Standing, Takeover};
 
 /// The lease lasts 10 s: whoever waited for it to end takes longer than this.
 const SOONER_THAN_THE_LEASE_MS: u64 = 9_000;
 /// A hand-over waits for no lease.
 const HAND_OVER_MS: u64 = 5_000;
+/// Transactions in which nobody else may claim.
+const STEADY: u64 = 1_000;
 const ROWS: u64 = 100_000;
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -67,6 +69,43 @@ pub(super) async fn kill_all(play: &mut Play) -> Result<()> {
     play.while_written(100).await;
     play.heal(&killed).await?;
     play.flows_again(since, &before).await
+}
+
+/// Whoever comes first streams, and the seven others leave it alone.
+pub(super) async fn eight_workers(play: &mut Play) -> Result<()> {
+    let (before, workers) = (play.stage.standing().await?, play.nodes("worker-")?);
+    ensure!(workers.len() == 8, "there are not eight workers");
+    let killed = play.strike(Blow::Kill, &workers).await?;
+    play.while_written(100).await;
+    let since = Instant::now();
+    play.heal(&killed).await?;
+    let first = settles(play, since, &before).await?;
+
+    let since = Instant::now();
+    let killed = play.strike(Blow::Kill, std::slice::from_ref(&first.worker)).await?;
+    let second = settles(play, since, &first).await?;
+    ensure!(second.worker != first.worker, "the dead one streams");
+    for (name, url) in &play.stage.target().workers {
+        if [&first.worker, &second.worker].contains(&name) {
+            continue;
+        }
+        play.stage.stands_by(name).await?;
+        let status = http::get(&format!("{url}/status"), ANSWER).await.context("no status")?.json();
+        let switch = &status["pipelines"][&play.stage.target().pipeline]["last_switch"];
+        ensure!(switch.is_null(), "{name} has streamed, too: {switch}");
+    }
+    play.heal(&killed).await
+}
+
+/// The same worker streams while many transactions are written and one more is told.
+async fn settles(play: &mut Play, since: Instant, before: &Standing) -> Result<Standing> {
+    let now = play.comes_back(since, before).await?;
+    play.while_written(STEADY).await;
+    play.stage.flows().await?;
+    let still = play.stage.standing().await?;
+    play.fact("after_many_transactions", &still);
+    ensure!(still.worker == now.worker, "{} was replaced by {}", now.worker, still.worker);
+    Ok(still)
 }
 
 pub(super) async fn kill_in_large_transaction(play: &mut Play) -> Result<()> {
