@@ -133,7 +133,7 @@ impl Publishing {
             scratch: Scratch { term: plan.journal.term().to_string(), ..Scratch::default() },
             transaction: None,
             published_some: false,
-            last_commit_lsn: None,
+            last_commit_lsn: plan.resume.last.as_ref().map(|last| last.lsn),
             status_due: now + STATUS_PERIOD,
             heard: now,
             remains: plan.remains.clone(),
