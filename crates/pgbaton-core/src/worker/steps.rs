@@ -250,6 +250,12 @@ impl Worker {
             Claiming::Quarantine(_) if !t.tenure.has_lease() && !std::mem::replace(&mut t.refused, true) => {
                 end(t, now, false, AfterSession::Retry, effects);
             }
+            // It stood still while the others went on with another etcd, which may be the one that answers: that the tenure
+            // is over is certain, and nothing else.
+            Claiming::Quarantine(refusal) if refusal.0.code == Code::EtcdReset && t.claimed => {
+                self.notice = Some((Code::Fenced, "another worker has claimed meanwhile".to_owned()));
+                end(t, now, false, release(false, None), effects);
+            }
             Claiming::Quarantine(refusal) => {
                 self.verified(now, t, Step::VerifyingBeforeVerdict(inspection, refusal), effects);
             }

@@ -665,5 +665,6 @@ fn an_older_session_of_ours_is_asked_to_go_and_a_foreign_consumer_is_not() {
 
 mod at_least_once;
 mod lease_free;
+mod resets;
 mod takeover;
 mod topics;
