@@ -284,6 +284,9 @@ impl Kafka {
                 return Err(Refusal::Fenced);
             }
             match producer.state {
+                // The library has nothing under way when it asks for an abort: what arrives behind one is a copy, and the
+                // partition, which asks here, does not take it.
+                State::Ending { commit: false } | State::Ended { commit: false } => return Err(Refusal::InvalidState),
                 State::Ending { .. } => return Err(Refusal::Concurrent),
                 State::Nothing | State::Ended { .. } => {
                     producer.state = State::Ongoing;
