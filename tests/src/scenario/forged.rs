@@ -69,6 +69,11 @@ pub(super) async fn repeats(play: &mut Play) -> Result<()> {
     let worker = workers.find(|worker| worker.name == own.workers[0].0).context("the worker is not there")?;
     let mut reader = FollowingReader::start(&own, &["-c", &worker.config.display().to_string()])?;
 
+    // Holes are looked for in what comes after the audit began.
+    own.insert(11..=11).await?;
+    own.until_told(11).await?;
+    let judges = |status: &Value| status["role"] == "standby" && status["audit"]["records"].as_u64() >= Some(11);
+    own.until("the standby to have audited it", RECOVERY, judges).await?;
     let last = last_of(&own, TOPIC, |_| true).await?;
     let (id, term) = (header(&last, "pgbaton.id")?, header(&last, "pgbaton.term")?.parse::<u64>()? - 1);
     play.says("a record comes again");
