@@ -1,6 +1,7 @@
 //! The samples against the progress topic: nothing is acknowledged or confirmed before it is durable, and nobody reads the slot
 //! who must not.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
@@ -94,12 +95,18 @@ impl Durable {
         Durable(found)
     }
 
-    /// The highest watermark that was committed by then and counts on a server of this timeline; `None` before the first.
+    /// The highest watermark that was committed by then and counts on a server of this timeline; `None` before the first. A standby
+    /// that has not followed its leader to a new timeline yet may be given the leader's position up to where the timelines part.
     fn at(&self, at_ms: i64, timeline: Option<u32>) -> Option<u64> {
         let server = timeline.unwrap_or(u32::MAX);
-        let highest = self.0.range(..=server).filter_map(|(timeline, Reached { highest, left })| {
+        let parted = self.0.get(&server).and_then(|reached| reached.left);
+        let highest = self.0.iter().filter_map(|(timeline, Reached { highest, left })| {
             let (_, lsn) = highest[..highest.partition_point(|(written, _)| *written <= at_ms)].last()?;
-            Some(left.filter(|_| *timeline < server).map_or(*lsn, |left| left.min(*lsn)))
+            match timeline.cmp(&server) {
+                Ordering::Less => Some(left.map_or(*lsn, |left| left.min(*lsn))),
+                Ordering::Equal => Some(*lsn),
+                Ordering::Greater => parted.map(|parted| parted.min(*lsn)),
+            }
         });
         highest.max()
     }
@@ -170,4 +177,20 @@ fn truth(samples: &[Sample], verdict: &mut Verdict) {
         }
     }
     verdict.invariants.extend([active, idle]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_durable_on_an_older_timeline_up_to_where_it_was_left() {
+        let left = Reached { highest: vec![(10, 100)], left: Some(150) };
+        let later = Reached { highest: vec![(20, 300)], left: None };
+        let durable = Durable([(2, left), (3, later)].into());
+        assert_eq!(durable.at(15, Some(2)), Some(100));
+        assert_eq!(durable.at(25, Some(2)), Some(150));
+        assert_eq!(durable.at(25, Some(3)), Some(300));
+        assert_eq!(durable.at(5, Some(3)), None);
+    }
 }
