@@ -34,14 +34,22 @@ fn type_all(cluster: &Cluster) -> Result<()> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| application(cluster, &done));
-        let typed = pages::of(cluster.lab(), Tried::Cluster)?.iter().try_for_each(|block| {
-            reader.waits_for_calm()?;
-            reader.types(block)
+        let mut paused = false;
+        let typed: Result<()> = pages::of(cluster.lab(), Tried::Cluster)?.iter().try_for_each(|block| {
+            reader.waits_for_calm(paused)?;
+            reader.types(block)?;
+            // What the workers say a moment later may be of before.
+            paused = block.text.lines().fold(paused, |paused, line| match line {
+                line if line.starts_with("pgbaton pause") => true,
+                line if line.contains("resume") => false,
+                _ => paused,
+            });
+            Ok(())
         });
         done.store(true, Ordering::Relaxed);
         typed
     })?;
-    reader.waits_for_calm()
+    reader.waits_for_calm(false)
 }
 
 /// Writes: some of what is shown waits for a change. What it does not get through while the database changes its leader is nobody's.
@@ -101,8 +109,8 @@ impl Reader {
         Ok(Reader { cluster: cluster.clone(), worker, pipeline: pipeline.to_owned(), folder, environment, names })
     }
 
-    /// Until a worker streams, or the pipeline is paused and nobody does.
-    fn waits_for_calm(&self) -> Result<()> {
+    /// Until a worker streams, or, if it is `paused`, until nobody does and all say why.
+    fn waits_for_calm(&self, paused: bool) -> Result<()> {
         until("a worker to stream, or a pause", STREAMS, || {
             let mut command = Command::new(self.folder.join("pgbaton"));
             let status = command.args(["status", "--json", &self.worker.url]).output()?;
@@ -115,7 +123,7 @@ impl Reader {
             };
             let statuses: Vec<Value> = workers.map(of_pipeline).collect();
             let streams = statuses.iter().any(|status| status["role"] == "active");
-            Ok((streams || statuses.iter().all(is_paused)).then_some(()))
+            Ok((streams || paused && statuses.iter().all(is_paused)).then_some(()))
         })
     }
 
