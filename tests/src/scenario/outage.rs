@@ -78,12 +78,14 @@ pub(super) async fn kafka_stands_still(play: &mut Play) -> Result<()> {
     Ok(())
 }
 
-/// What the workers' logs tell, but for sessions that end because a table or a column is new.
+/// What the workers' logs tell, but for sessions that end because a table or a column is new, or for PostgreSQL's sake.
 fn ended_sessions(play: &Play) -> Result<usize> {
+    const OTHERS: [&str; 2] = ["the next ", "postgres_unreachable"];
     let mut ended = 0;
     for worker in play.arena.cluster.workers()? {
         let log = fs::read_to_string(&worker.log)?;
-        ended += log.lines().filter(|line| line.contains("session ended") && !line.contains("the next ")).count();
+        let is_ours = |line: &&str| line.contains("session ended") && !OTHERS.iter().any(|other| line.contains(other));
+        ended += log.lines().filter(is_ours).count();
     }
     Ok(ended)
 }
