@@ -47,10 +47,11 @@ impl LastWords {
 impl Drop for LastWords {
     fn drop(&mut self) {
         let workers = if self.wanted { self.ground.arena.cluster.workers().unwrap_or_default() } else { Vec::new() };
-        for worker in workers.iter().filter(|worker| worker.pid.is_some()) {
+        for worker in workers {
             let log = std::fs::read_to_string(&worker.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the end of {}'s log", worker.name);
+            let dead = if worker.pid.is_none() { ", which does not run" } else { "" };
+            eprintln!("--- the end of the log of {}{dead}", worker.name);
             eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
         }
     }
