@@ -17,7 +17,7 @@ use pgbaton_core::ProgressRecord;
 use pgbaton_core::audit::{Audit, Content, Delivery, Fault, Looked, Place, Published, Rank};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::metadata::Metadata;
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -317,13 +317,8 @@ impl History {
                 self.next.entry((topic.clone(), *partition)).or_insert(*next);
             }
         }
-        // Few, or none: what comes by the common queue came before the partitions had queues of their own.
-        loop {
-            let mut sources = self.assign(&spans)?;
-            if let Some(held) = self.merge(&mut sources)? {
-                return Ok(held);
-            }
-        }
+        let mut sources = self.assign(&spans)?;
+        self.merge(&mut sources)
     }
 
     /// The partitions that have something new.
@@ -348,42 +343,29 @@ impl History {
         Ok(spans)
     }
 
+    /// A partition has its own queue before anything of it is fetched: what had come by the common one would be passed over.
     fn assign(&self, spans: &[Span]) -> Result<Vec<Source>, KafkaFault> {
         let doing = "read the topics of the tables";
         let failed = |error: KafkaError| KafkaFault::from_error(&error, doing);
         let lost = || KafkaFault::Failed { doing: doing.to_owned(), reason: "a partition has no queue".to_owned() };
-        let mut assignment = TopicPartitionList::new();
-        for Span { topic, partition, next, end, .. } in spans {
-            let begun = self.next.get(&(topic.clone(), *partition)).filter(|begun| *begun <= end);
-            let next = begun.unwrap_or(next);
+        let (mut assignment, mut sources) = (TopicPartitionList::new(), Vec::new());
+        for Span { topic, partition, next, end, is_cut } in spans {
             assignment.add_partition_offset(topic, *partition, Offset::Offset(*next)).map_err(failed)?;
+            let queue = self.committed.split_partition_queue(topic, *partition).ok_or_else(lost)?;
+            let (topic, partition, end, is_cut) = (topic.clone(), *partition, *end, *is_cut);
+            sources.push(Source { topic, partition, end, is_cut, queue, head: None, over: false });
         }
         self.committed.assign(&assignment).map_err(failed)?;
-        let source = |span: &Span| {
-            let queue = self.committed.split_partition_queue(&span.topic, span.partition).ok_or_else(lost)?;
-            let begun = self.next.contains_key(&(span.topic.clone(), span.partition));
-            Ok(Source {
-                topic: span.topic.clone(),
-                partition: span.partition,
-                end: span.end,
-                is_cut: span.is_cut && !begun,
-                queue,
-                head: None,
-                over: false,
-            })
-        };
-        spans.iter().map(source).collect()
+        Ok(sources)
     }
 
-    /// `None` when it has to begin again where it is.
-    fn merge(&mut self, sources: &mut [Source]) -> Result<Option<Vec<(Place, Published)>>, KafkaFault> {
+    /// Judges all in the order of rank; returns what the progress does not know yet.
+    fn merge(&mut self, sources: &mut [Source]) -> Result<Vec<(Place, Published)>, KafkaFault> {
         let mut held = Vec::new();
         let mut first = true;
         loop {
             for source in sources.iter_mut() {
-                if !self.fill(source)? {
-                    return Ok(None);
-                }
+                self.fill(source)?;
             }
             if std::mem::take(&mut first) {
                 let cut = sources.iter().filter(|source| source.is_cut);
@@ -398,7 +380,7 @@ impl History {
                 .min_by_key(|source| source.head.as_ref().map(|head| head.rank));
             let Some(source) = least else {
                 let _ = self.committed.unassign();
-                return Ok(Some(held));
+                return Ok(held);
             };
             let Some(Head { place, published, content, .. }) = source.head.take() else { continue };
             if self.audit.is_recorded(&published) {
@@ -412,8 +394,8 @@ impl History {
         }
     }
 
-    /// Gets the partition's next record, or its end in this round. False when the round has to begin again.
-    fn fill(&mut self, source: &mut Source) -> Result<bool, KafkaFault> {
+    /// Gets the partition's next record, or its end in this round.
+    fn fill(&mut self, source: &mut Source) -> Result<(), KafkaFault> {
         let doing = format!("read topic {}", source.topic);
         let silent_since = Instant::now();
         while source.head.is_none() && !source.over {
@@ -438,16 +420,17 @@ impl History {
                 }
                 Some(Err(error)) => drop(passing(&error, &doing)?),
                 None => match self.committed.poll(Duration::ZERO) {
-                    Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(false),
-                    Some(Err(error)) if error.rdkafka_error_code() != Some(Code::GroupAuthorizationFailed) => {
-                        drop(passing(&error, &doing)?);
+                    Some(Ok(_)) => {
+                        let reason = "a record came past its partition's queue".to_owned();
+                        return Err(KafkaFault::Failed { doing, reason });
                     }
-                    _ => {}
+                    Some(Err(error)) => drop(passing(&error, &doing)?),
+                    None => {}
                 },
             }
             self.give_up(silent_since, &doing)?;
         }
-        Ok(true)
+        Ok(())
     }
 }
 

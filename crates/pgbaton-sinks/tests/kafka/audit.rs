@@ -152,6 +152,28 @@ async fn a_transaction_that_is_committed_without_its_end_is_named_and_so_is_a_cl
     assert!(next_faults(&mut audit).await.contains(&Rule::TermFalls));
 }
 
+/// Records that Kafka answers before a reader has looked are not passed over: eight begin at a time, on however few processors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_audit_of_many_that_begin_at_once_looks_at_every_record() {
+    let mut writer = Writer::claim("begun", "s1", 1, 100, None).await;
+    for number in 1..=12 {
+        writer.publish(100 + 10 * number, &format!("k{number}"), 105 + 10 * number).await;
+    }
+    for _ in 0..15 {
+        let audits: Vec<_> =
+            (0..8).map(|_| KafkaAudit::new(&writer.target, Delivery::ExactlyOnce, true).unwrap()).collect();
+        let rounds = audits.into_iter().map(|mut audit| {
+            tokio::spawn(async move {
+                let faults = audit.round(None).await.unwrap();
+                (rules(&faults), audit.looked().records)
+            })
+        });
+        for round in rounds.collect::<Vec<_>>() {
+            assert_eq!(round.await.unwrap(), (vec![], 12));
+        }
+    }
+}
+
 /// A standby stops at once, in whatever it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_audit_that_is_dropped_inside_a_round_is_not_waited_for() {
