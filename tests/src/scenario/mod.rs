@@ -98,6 +98,8 @@ pub enum Scenario {
     CutFromEtcd,
     /// Nothing that the worker that streams sends or is sent arrives anywhere, for 30 s
     BlackHole,
+    /// Kafka hangs while a topic is made for the worker that streams, and its stream is cut: it does not say that it streams
+    CutAsATopicIsMade,
     /// Delivery is at least once. SIGKILL of the worker that streams: its lease is waited for
     AtLeastOnceKillActive,
     /// Delivery is at least once. The leader dies with rows that no replica has and consumers have seen
@@ -182,6 +184,7 @@ impl Scenario {
             Scenario::CutFromKafka => way::cut_from_kafka(play).await,
             Scenario::CutFromEtcd => way::cut_from_etcd(play).await,
             Scenario::BlackHole => way::black_hole(play).await,
+            Scenario::CutAsATopicIsMade => way::cut_as_a_topic_is_made(play).await,
             Scenario::AtLeastOnceKillActive => worker::kill_active_without_a_fence(play).await,
             Scenario::AtLeastOnceLaggingFailover => database::lagging_failover(play).await,
             Scenario::AtLeastOnceForgedRecords => forged::repeats(play).await,

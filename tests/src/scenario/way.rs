@@ -2,14 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::{Play, Standing};
 use crate::chaos::fault::Blow;
+use crate::database::Connection;
+use crate::http;
 use crate::proxy::Trouble;
+use crate::stage::RECOVERY;
 
 /// Longer than every time-out of a worker.
 const LASTS: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(2);
+/// A topic that cannot be made is given up after 4 s.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn deaf_to_postgres(play: &mut Play) -> Result<()> {
     disturbed(play, "haproxy", Trouble::ServerUnheard, LASTS).await
@@ -33,6 +39,56 @@ pub(super) async fn cut_from_etcd(play: &mut Play) -> Result<()> {
 
 pub(super) async fn black_hole(play: &mut Play) -> Result<()> {
     disturbed(play, "", Trouble::BlackHole, LASTS).await
+}
+
+/// Whoever waits for Kafka reads on: that the stream has ended is told at once, and not when Kafka is given up.
+pub(super) async fn cut_as_a_topic_is_made(play: &mut Play) -> Result<()> {
+    let (before, target) = (play.stage.standing().await?, play.stage.target().clone());
+    let url = target.workers.iter().find(|(name, _)| *name == before.worker).context("no such worker")?.1.clone();
+    let ways = |to: &str| [format!("{}/{to}", before.worker)];
+    // Writers wait, so that no commit is under way that would be waited for first.
+    let writers = Connection::open(&target.admin, ANSWER).await?;
+    writers.batch_execute("begin; lock table public.ledger in exclusive mode").await?;
+    until(RECOVERY, "nothing is in flight", async || {
+        let status = http::get(&format!("{url}/status"), ANSWER).await.map(|answer| answer.json());
+        Ok(status.is_some_and(|status| status["pipelines"][&target.pipeline]["lag"]["seconds"] == 0.0))
+    })
+    .await?;
+    let hanging = play.strike(Blow::Trouble(Trouble::BlackHole), &ways("kafka-")).await?;
+    play.says("Kafka hangs for the worker that streams; a table is new");
+    let new_table = "create table load_late (id bigint primary key, note text); call lab.adopt('load_late', 'id');
+                     insert into load_late values (1, 'its topic has to be made')";
+    Connection::open(&target.app, ANSWER).await?.batch_execute(new_table).await?;
+    let sent = "select r.sent_lsn = pg_current_wal_lsn() from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid
+                where s.slot_name = $1::text";
+    let sees = Connection::open(&target.admin, ANSWER).await?;
+    until(RECOVERY, "the row was sent", async || {
+        let row = sees.query_opt(sent, &[&target.slot]).await?;
+        Ok(row.and_then(|row| row.get::<_, Option<bool>>(0)) == Some(true))
+    })
+    .await?;
+    let (cut, begun) = (play.strike(Blow::Trouble(Trouble::Cut), &ways("haproxy")).await?, Instant::now());
+    until(RECOVERY, "the worker says that it does not stream", async || {
+        let active = http::get(&format!("{url}/active"), ANSWER).await;
+        Ok(active.is_none_or(|answer| answer.status != 200))
+    })
+    .await?;
+    play.fact("told_after_ms", u64::try_from(begun.elapsed().as_millis())?);
+    play.ensure(begun.elapsed() < AT_ONCE, "it said that it streams long after its stream was cut")?;
+    play.heal(&cut).await?;
+    play.heal(&hanging).await?;
+    let since = Instant::now();
+    writers.batch_execute("rollback").await?;
+    play.flows_again(since, &before).await
+}
+
+async fn until(limit: Duration, what: &str, holds: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + limit;
+    while !holds().await? {
+        ensure!(Instant::now() < end, "waited {limit:?} until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 pub(super) async fn late_end(play: &mut Play) -> Result<()> {

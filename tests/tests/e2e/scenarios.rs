@@ -107,6 +107,11 @@ async fn a_slot_whose_wal_was_removed_is_a_gap() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_while_kafka_is_waited_for_is_told_at_once() -> Result<()> {
+    plays(Scenario::CutAsATopicIsMade).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_late_end_of_a_kafka_transaction_tears_nothing() -> Result<()> {
     plays(Scenario::LateEnd).await.map(drop)
 }

@@ -1,20 +1,21 @@
 //! The data path of one session: frames in, records out, positions back. What to publish, when to close and what to tell
 //! PostgreSQL is decided by the core's [`Stream`]; this moves bytes.
 
+mod intake;
 mod rows;
 mod topics;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use pgbaton_core::{
     ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak, Tenure,
 };
-use pgbaton_postgres::{Frame, ReplicationConnection, StreamError};
+use pgbaton_postgres::{ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
 use pgbaton_sinks::kafka::KafkaTarget;
 
+use self::intake::Intake;
 use self::topics::TopicWatch;
 use super::failures;
 use super::sink::{Sink, Told};
@@ -23,20 +24,12 @@ use crate::metrics::Meters;
 use crate::renewal::Renewed;
 use crate::status::Counters;
 
-/// Frames that were read and wait for the sink: beyond this the socket is not read.
-const BACKLOG_BYTES: usize = 32 << 20;
 /// Bytes of records handed to the sink and not acknowledged, by the average size of a record.
 const IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// ... and their number.
 const IN_FLIGHT_RECORDS: u64 = 100_000;
 /// Frames that are worked on before the loop looks at anything else.
 const TURN: usize = 512;
-/// Status updates go out this often, unasked.
-const STATUS_PERIOD: Duration = Duration::from_secs(1);
-/// After this much silence they ask for an answer.
-const ASK_AFTER: Duration = Duration::from_secs(2);
-/// Silence is told from here on.
-const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// The sink has moved nothing for this long: the stream is closed on purpose.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 
@@ -55,7 +48,7 @@ pub struct Publishing {
     /// Writes the progress records.
     journal: Journal,
     /// From PostgreSQL.
-    connection: ReplicationConnection,
+    intake: Intake,
     /// To Kafka.
     pub sink: Sink,
     /// Primary keys of tables whose changes do not tell them, by OID; empty where a table has none.
@@ -65,8 +58,6 @@ pub struct Publishing {
     accepting: bool,
     /// As far as the lease has been found alive; none where there is no tenure.
     hands_over_until: Option<Moment>,
-    backlog: VecDeque<(Lsn, Bytes)>,
-    backlog_bytes: usize,
     tables: HashMap<u32, TableEncoder>,
     records: Records,
     scratch: Scratch,
@@ -74,9 +65,6 @@ pub struct Publishing {
     /// The transaction that is being read has published something.
     published_some: bool,
     last_commit_lsn: Option<Lsn>,
-    status_due: Moment,
-    /// When something came from PostgreSQL last, or was not read for want of room.
-    heard: Moment,
     /// Published by a torn transaction, and not published once more.
     remains: Option<Remains>,
     /// When the sink moved last, or the oldest pending record was handed to it.
@@ -119,23 +107,19 @@ impl Publishing {
         Publishing {
             stream: Stream::new(&plan.resume, plan.history.clone(), telling.cutting, plan.in_chunks, now),
             journal: plan.journal.clone(),
-            connection,
+            intake: Intake::new(connection),
             sink,
             keys,
             source: telling.source.clone(),
             meters,
             accepting: false,
             hands_over_until: None,
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
             tables: HashMap::new(),
             records: Records::default(),
             scratch: Scratch { term: plan.journal.term().to_string(), ..Scratch::default() },
             transaction: None,
             published_some: false,
             last_commit_lsn: plan.resume.last.as_ref().map(|last| last.lsn),
-            status_due: now + STATUS_PERIOD,
-            heard: now,
             remains: plan.remains.clone(),
             moved: None,
             average_record: 512,
@@ -171,19 +155,14 @@ impl Publishing {
 
     /// When the transaction that was read last committed; none while nothing is behind.
     pub fn behind_since(&self) -> Option<SystemTime> {
-        let pending = self.stream.is_filling() || self.stream.is_committing() || !self.backlog.is_empty();
+        let pending = self.stream.is_filling() || self.stream.is_committing() || !self.intake.is_empty();
         self.last_commit_time.filter(|_| pending)
     }
 
     /// Waits until there is something to do, and does it. Cancelling it between turns loses nothing: what was read stays
     /// in the connection or in the backlog.
     pub async fn wait(&mut self, until: Moment) -> Result<(), SessionEnd> {
-        let now = boottime();
-        let until = until.min(self.status_due).min(self.stream.deadline().unwrap_or(until));
-        let room = self.backlog_bytes < BACKLOG_BYTES;
-        if !room {
-            self.heard = now;
-        }
+        let until = until.min(self.intake.status_due).min(self.stream.deadline().unwrap_or(until));
         if self.has_work() {
             // Looks at the sink in passing, so that a long backlog hides neither its failure nor its progress.
             tokio::select! {
@@ -191,26 +170,23 @@ impl Publishing {
                 event = self.sink.event() => self.sink_event(event)?,
                 () = tokio::task::yield_now() => {}
             }
-            return self.read_what_is_here();
+            return self.intake.read_what_is_here(&mut self.stream);
         }
+        let pause = until.since(boottime());
         tokio::select! {
             event = self.sink.event() => self.sink_event(event),
-            frame = self.connection.next_frame(), if room => {
-                let frame = frame.map_err(stream_end)?;
-                self.frame(frame)?;
-                self.read_what_is_here()
-            }
-            () = tokio::time::sleep(until.since(now)) => Ok(()),
+            read = self.intake.read(&mut self.stream) => read,
+            () = tokio::time::sleep(pause) => Ok(()),
         }
     }
 
     /// Data is here and the sink can take it.
     fn has_work(&self) -> bool {
-        let Some((_, next)) = self.backlog.front() else { return false };
+        let Some(next) = self.intake.front() else { return false };
         self.accepting
             && !self.stream.is_committing()
             && !self.sink_is_full()
-            && self.stream.may_take(is_commit(next), self.backlog.len() > 1)
+            && self.stream.may_take(is_commit(next), self.intake.len() > 1)
     }
 
     fn sink_is_full(&self) -> bool {
@@ -223,19 +199,18 @@ impl Publishing {
         let mut left = TURN;
         while left > 0 && self.has_work() {
             left -= 1;
-            let Some((lsn, data)) = self.backlog.pop_front() else { break };
-            self.backlog_bytes -= data.len();
+            let Some((lsn, data)) = self.intake.pop() else { break };
             self.message(lsn, &data).await?;
-            if self.stream.is_filling() && self.stream.must_close(boottime(), !self.backlog.is_empty()) {
+            if self.stream.is_filling() && self.stream.must_close(boottime(), !self.intake.is_empty()) {
                 self.close();
             }
         }
         let now = boottime();
         // The backlog may have run dry behind a commit that was read in an earlier turn.
         if self.accepting && !self.stream.is_committing() {
-            if self.backlog.is_empty() && self.stream.must_close(now, false) {
+            if self.intake.is_empty() && self.stream.must_close(now, false) {
                 self.close();
-            } else if self.backlog.is_empty() && self.stream.idle_close_due(now) {
+            } else if self.intake.is_empty() && self.stream.idle_close_due(now) {
                 self.begin()?;
                 self.close();
             } else if self.stream.open_too_long(now) {
@@ -245,58 +220,15 @@ impl Publishing {
         let learned = self.topic_watch.look(self.journal.topic_ids())?;
         self.journal.learn(learned);
         self.watch_the_sink(now)?;
-        if now >= self.status_due {
-            self.tell(now)?;
+        if now >= self.intake.status_due {
+            self.intake.tell(&self.stream, now)?;
         }
         Ok(())
-    }
-
-    /// Sends the timer's status: what is durable, or nothing new.
-    fn tell(&mut self, now: Moment) -> Result<(), SessionEnd> {
-        self.status_due = now + STATUS_PERIOD;
-        let status = self.stream.status();
-        let ask = now.since(self.heard) >= ASK_AFTER;
-        self.connection.send_status(status.write, status.flush, status.flush, ask).map_err(stream_end)
     }
 
     /// When something came last, if that is some time ago.
     pub fn silent_since(&self, now: Moment) -> Option<Moment> {
-        (now.since(self.heard) >= SILENT_AFTER).then_some(self.heard)
-    }
-
-    fn read_what_is_here(&mut self) -> Result<(), SessionEnd> {
-        while self.backlog_bytes < BACKLOG_BYTES {
-            match self.connection.try_next_frame().map_err(stream_end)? {
-                Some(frame) => self.frame(frame)?,
-                None => break,
-            }
-        }
-        Ok(())
-    }
-
-    fn frame(&mut self, frame: Frame) -> Result<(), SessionEnd> {
-        self.heard = boottime();
-        match frame {
-            Frame::XLogData { wal_start, wal_end, data, .. } => {
-                self.stream.received(wal_start.max(wal_end));
-                self.backlog_bytes += data.len();
-                self.backlog.push_back((wal_start, data));
-            }
-            Frame::Keepalive { wal_end, reply_requested, .. } => {
-                let answer =
-                    self.stream.keepalive(wal_end, reply_requested, self.backlog.is_empty()).map_err(broken)?;
-                if let Some(status) = answer {
-                    self.connection.send_status(status.write, status.flush, status.flush, false).map_err(stream_end)?;
-                }
-            }
-            Frame::End => {
-                return Err(SessionEnd::Stream(failures::passing(
-                    Code::PostgresUnreachable,
-                    "the server ended the stream: it stops, restarts or switches over".to_owned(),
-                )));
-            }
-        }
-        Ok(())
+        self.intake.silent_since(now)
     }
 
     fn begin(&mut self) -> Result<(), SessionEnd> {
@@ -324,7 +256,7 @@ impl Publishing {
                 self.meters.commit(took);
                 self.stream.closed(now);
                 // Durable: PostgreSQL hears of it in this very turn.
-                self.status_due = now;
+                self.intake.status_due = now;
             }
             Told::Failed(end) => return Err(end),
         }
@@ -359,13 +291,12 @@ impl Publishing {
                         break;
                     }
                 }
-                let status = self.stream.status();
-                let _ = self.connection.send_status(status.write, status.flush, status.flush, false);
+                let _ = self.intake.tell(&self.stream, boottime());
             }
         })
         .await;
-        let Publishing { connection, sink, stream, .. } = self;
-        let _ = tokio::time::timeout(by.since(boottime()).min(Duration::from_millis(500)), connection.close()).await;
+        let Publishing { intake, sink, stream, .. } = self;
+        intake.close(by.since(boottime()).min(Duration::from_millis(500))).await;
         if !sink_failed {
             let _ = tokio::time::timeout(by.since(boottime()), sink.close(stream.is_filling())).await;
         }

@@ -95,7 +95,8 @@ impl Publishing {
             }
         }
         let topic = [encoder.topic()];
-        match tokio::time::timeout(TOPIC_LIMIT, self.sink.prepare_topics(&topic)).await {
+        let preparing = tokio::time::timeout(TOPIC_LIMIT, self.sink.prepare_topics(&topic));
+        match self.intake.beside(&mut self.stream, preparing).await? {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(failures::topic(&error)),
             Err(_) => {
@@ -133,7 +134,7 @@ impl Publishing {
             now_nanos: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
         };
         if let Some(chunk) = publish.chunk {
-            let last = self.backlog.front().is_some_and(|(_, next)| is_commit(next));
+            let last = self.intake.front().is_some_and(|next| is_commit(next));
             self.scratch.chunk = if last { format!("{chunk}/last") } else { chunk.to_string() };
         } else {
             self.scratch.chunk.clear();
@@ -235,7 +236,8 @@ impl Publishing {
                         if boottime().since(waiting_since) >= STALLED_AFTER {
                             return Err(stalled());
                         }
-                        match tokio::time::timeout(STALLED_AFTER, self.sink.event()).await {
+                        let event = tokio::time::timeout(STALLED_AFTER, self.sink.event());
+                        match self.intake.beside(&mut self.stream, event).await? {
                             Ok(Told::Failed(end)) => return Err(end),
                             Ok(_) => {}
                             Err(_) => return Err(stalled()),
