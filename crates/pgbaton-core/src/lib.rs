@@ -2,6 +2,7 @@
 
 mod acceptance;
 pub mod audit;
+mod barrier;
 mod checkpoint;
 mod code;
 mod journal;
@@ -20,6 +21,7 @@ mod verdict;
 mod worker;
 
 pub use acceptance::{AcceptMark, accept, accepts, can_be_accepted, without_contradiction};
+pub use barrier::{Barrier, Flushed};
 pub use checkpoint::{Checkpoint, ReadFrom, newer};
 pub use code::Code;
 pub use journal::{ClaimRecords, Journal, Marks, Reached, SessionFacts, first_open};

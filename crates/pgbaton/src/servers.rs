@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use pgbaton_core::hash_of;
 use pgbaton_postgres::Conninfo;
+use pgbaton_postgres::catalog::Waiting;
 use pgbaton_sinks::kafka::KafkaTarget;
 
-use crate::config::{Backend, Config, PipelineConfig, PostgresConfig};
+use crate::config::{Backend, Config, PipelineConfig, PostgresConfig, StandbyBarrier};
 use crate::coordination::{Etcd, EtcdError};
 use crate::driver;
 use crate::driver::Wanted;
@@ -35,6 +36,15 @@ pub(crate) fn delivery_patience(config: &Config) -> Duration {
 pub(crate) fn config_hash(settings: &PipelineConfig) -> String {
     let (postgres, kafka) = (&settings.postgres, &settings.kafka);
     hash_of(format!("{}\n{}\n{}", kafka.topic_prefix, postgres.publication, kafka.format.as_str()).as_bytes())
+}
+
+/// Which standbys publication waits for; none where it does not wait.
+pub(crate) fn waiting(settings: &PipelineConfig) -> Option<Waiting> {
+    match settings.standby_barrier {
+        StandbyBarrier::Off => None,
+        StandbyBarrier::Sync => Some(Waiting::ForSynchronous),
+        StandbyBarrier::All => Some(Waiting::ForAll),
+    }
 }
 
 /// What the pipeline reads from.

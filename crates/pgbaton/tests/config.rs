@@ -351,11 +351,6 @@ fn what_this_version_has_not_is_refused_and_not_ignored() {
             "[pipelines.orders]\non_gap = \"resnapshot\"\n[pipelines.orders.postgres]",
             "pipelines.orders.on_gap",
         ),
-        (
-            "[pipelines.orders.postgres]",
-            "[pipelines.orders]\nstandby_barrier = \"sync\"\n[pipelines.orders.postgres]",
-            "pipelines.orders.standby_barrier",
-        ),
         ("topic_prefix", "format = \"flat\"\ntopic_prefix", "pipelines.orders.kafka.format"),
         ("topic_prefix", "compat = \"strict\"\ntopic_prefix", "pipelines.orders.kafka.compat"),
     ] {

@@ -6,11 +6,13 @@ mod observation;
 mod publication;
 mod slot;
 mod stale;
+mod standbys;
 
 pub use observation::{Observation, SlotReader, observe};
 pub use publication::{Publication, PublishedTable, primary_key, publication};
 pub use slot::{SlotRow, slot};
 pub use stale::{Claimant, StaleReader, terminate_stale};
+pub use standbys::{Standbys, Waiting, standbys};
 
 use postgres_protocol::escape::escape_literal;
 use serde::de::DeserializeOwned;

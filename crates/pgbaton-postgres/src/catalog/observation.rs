@@ -90,7 +90,7 @@ fn statement(slot: &str) -> String {
     )
 }
 
-fn hexadecimal<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Timeline>, D::Error> {
+pub(super) fn hexadecimal<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Timeline>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| u32::from_str_radix(&text, 16).map(Timeline).map_err(serde::de::Error::custom)).transpose()
 }

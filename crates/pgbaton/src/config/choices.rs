@@ -94,8 +94,12 @@ choices! {
     /// Whether publication waits for standbys of PostgreSQL.
     StandbyBarrier:
         /// It does not.
-        Off = "off";
-        later: "sync", "all"
+        Off = "off",
+        /// For those that PostgreSQL's own synchronous replication waits for.
+        Sync = "sync",
+        /// For every one that streams.
+        All = "all";
+        later:
 
     /// What a consumer of Kafka may rely on.
     Delivery:

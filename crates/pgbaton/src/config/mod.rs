@@ -162,7 +162,9 @@ pub struct PipelineConfig {
     /// `publication_changed` only).
     #[schemars(extend("default" = defaults::ON_GAP.as_str()))]
     pub on_gap: OnGap,
-    /// Whether publication waits for standbys of PostgreSQL.
+    /// Whether publication waits until standbys of PostgreSQL have flushed a transaction: those that it is synchronous with, or all
+    /// that stream. Where there is none, it waits, too. What they have a failover to one of them cannot take back. Needs
+    /// `pg_monitor`.
     #[schemars(extend("default" = defaults::STANDBY_BARRIER.as_str()))]
     pub standby_barrier: StandbyBarrier,
     /// How long the slot must be idle before a standby takes over from a holder that does not answer or does not try; doubles

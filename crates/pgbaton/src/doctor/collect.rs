@@ -14,7 +14,7 @@ use super::facts::{
     EtcdFacts, EtcdMember, Facts, PatroniFacts, PipelineFacts, PostgresFacts, Refused, ServerFacts, Wanted,
 };
 use crate::cli::client::Client;
-use crate::config::{Backend, Config, CoordinationConfig, PipelineConfig};
+use crate::config::{Backend, Config, CoordinationConfig, PipelineConfig, PostgresConfig};
 use crate::coordination::{Etcd, EtcdError};
 use crate::servers;
 
@@ -45,7 +45,7 @@ async fn pipeline(config: &Config, name: &str, settings: &PipelineConfig) -> Pip
     let unusable = |reason: &String| Refused { meaning: Meaning::Unexpected, text: reason.clone() };
     let ordinary = async {
         let conninfo = conninfo.as_ref().map_err(unusable)?;
-        within(postgres(conninfo, &settings.postgres.slot, &settings.postgres.publication)).await
+        within(postgres(conninfo, settings)).await
     };
     let replication = async {
         let conninfo = conninfo.as_ref().map_err(unusable)?;
@@ -104,7 +104,8 @@ async fn within<T>(asking: impl Future<Output = Result<T, Refused>>) -> Result<T
     timeout(LIMIT, asking).await.unwrap_or_else(|_| Err(silent()))
 }
 
-async fn postgres(conninfo: &Conninfo, slot: &str, publication: &str) -> Result<PostgresFacts, Refused> {
+async fn postgres(conninfo: &Conninfo, settings: &PipelineConfig) -> Result<PostgresFacts, Refused> {
+    let PostgresConfig { slot, publication, .. } = &settings.postgres;
     let (client, task) = connect_client(conninfo, "pgbaton doctor", Some(LIMIT))
         .await
         .map_err(|error| Refused { meaning: error.meaning(), text: error.to_string() })?;
@@ -113,8 +114,13 @@ async fn postgres(conninfo: &Conninfo, slot: &str, publication: &str) -> Result<
         let server = server(&mut &client).await?;
         let took = before.elapsed().unwrap_or_default();
         let ours = (before + took / 2).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let standbys = match servers::waiting(settings) {
+            Some(waiting) => Some((waiting, catalog::standbys(&mut &client, waiting).await?)),
+            None => None,
+        };
         Ok(PostgresFacts {
             seen: catalog::observe(&mut &client, slot).await?,
+            standbys,
             publication: catalog::publication(&mut &client, publication).await?,
             clock_ahead_seconds: server.now - ours,
             server,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pgbaton_postgres::Meaning;
-use pgbaton_postgres::catalog::{Observation, Publication};
+use pgbaton_postgres::catalog::{Observation, Publication, Standbys, Waiting};
 use pgbaton_sinks::kafka::{KafkaFacts, KafkaFault};
 use serde::Deserialize;
 
@@ -97,6 +97,8 @@ pub struct PostgresFacts {
     pub seen: Observation,
     /// The server's settings and figures.
     pub server: ServerFacts,
+    /// The standbys that publication waits for, where it does.
+    pub standbys: Option<(Waiting, Standbys)>,
     /// The publication, if there is one of that name.
     pub publication: Option<Publication>,
     /// The server's wall clock against ours.

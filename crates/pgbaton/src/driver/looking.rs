@@ -14,6 +14,8 @@ pub struct Extra {
     pub retained_bytes: Option<u64>,
     /// Where the server's WAL ends.
     pub write_position: Lsn,
+    /// PostgreSQL itself holds the slot's reader back: `synchronized_standby_slots`, from 17 on.
+    pub waits_for_standbys: bool,
 }
 
 /// The slot's row as facts.
@@ -38,12 +40,13 @@ pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result
     let seen = catalog::observe(&mut sql, slot).await?;
     let name = publication.replace('\'', "''");
     let rows = sql.rows(&format!("SELECT oid FROM pg_catalog.pg_publication WHERE pubname = '{name}'")).await?;
+    let waits = seen.reader.as_ref().and_then(|reader| reader.wait_event.as_deref());
     let extra = Extra {
         version: u32::try_from(seen.server_version).unwrap_or(0),
         retained_bytes: seen.retained_bytes(),
         write_position: seen.wal_lsn.unwrap_or(Lsn::INVALID),
+        waits_for_standbys: waits == Some("WaitForStandbyConfirmation"),
     };
-    let waits = seen.reader.as_ref().and_then(|reader| reader.wait_event.as_deref());
     let observation = Observation {
         system_identifier: SystemIdentifier(seen.system_identifier),
         timeline: seen.timeline,

@@ -13,6 +13,7 @@ mod publishing;
 mod reporting;
 mod session;
 mod sink;
+mod standbys;
 mod watchdog;
 
 use access::Access;

@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use super::looking::Extra;
 use super::publishing::Publishing;
 use super::session::Session;
-use crate::clock::Timestamp;
+use super::standbys::TOLD_AFTER;
+use crate::clock::{Timestamp, boottime};
 use crate::config::Delivery;
 use crate::coordination::Peers;
 use crate::metrics::Meters;
@@ -28,6 +29,8 @@ pub struct Reporter {
     /// Since when each reason stands.
     since: BTreeMap<Code, Timestamp>,
     extra: Option<Extra>,
+    /// Since when PostgreSQL itself is seen waiting for standbys.
+    server_waits_since: Option<Moment>,
     /// The end that was logged last, to log a repeated one once.
     last_end: Option<String>,
 }
@@ -45,12 +48,15 @@ impl Reporter {
             due: Moment::default(),
             since: BTreeMap::new(),
             extra: None,
+            server_waits_since: None,
             last_end: None,
         }
     }
 
     /// What the ordinary connection showed beside what decisions need.
     pub fn seen(&mut self, extra: Extra) {
+        let since = self.server_waits_since.or_else(|| Some(boottime()));
+        self.server_waits_since = since.filter(|_| extra.waits_for_standbys);
         self.extra = Some(extra);
     }
 
@@ -203,11 +209,13 @@ impl Reporter {
         }
         self.due = now + PERIOD;
         let behind = publishing.as_ref().and_then(|publishing| publishing.behind_since());
+        let ours = publishing.as_ref().and_then(|publishing| publishing.waits_for_standbys());
+        let waits = ours.or_else(|| self.server_waits(now).filter(|_| publishing.is_some()));
         if let Some(publishing) = publishing {
             self.position(publishing);
             self.count(publishing);
         }
-        self.machine(worker, active_until, able_to_take_over);
+        self.machine(worker, waits, active_until, able_to_take_over);
         self.server(worker);
         self.lag(behind);
         self.status.peers = peers
@@ -222,6 +230,13 @@ impl Reporter {
         self.publisher.publish(|status| status.clone_from(&self.status));
     }
 
+    /// PostgreSQL looks as if there were nothing to send, and its WAL grows.
+    fn server_waits(&self, now: Moment) -> Option<(Code, String)> {
+        let lasting = self.server_waits_since.is_some_and(|since| now.since(since) >= TOLD_AFTER);
+        let detail = "PostgreSQL sends nothing before the standbys of synchronized_standby_slots have it";
+        lasting.then(|| (Code::BarrierWait, detail.to_owned()))
+    }
+
     fn count(&mut self, publishing: &mut Publishing) {
         let done = publishing.take_counters();
         let counters = &mut self.status.counters;
@@ -232,10 +247,16 @@ impl Reporter {
         self.status.sink.last_commit_ms = publishing.last_commit().map(|took| took.as_secs_f64() * 1000.0);
     }
 
-    fn machine(&mut self, worker: &Worker, active_until: Option<Moment>, able_to_take_over: bool) {
+    fn machine(
+        &mut self,
+        worker: &Worker,
+        waits: Option<(Code, String)>,
+        active_until: Option<Moment>,
+        able_to_take_over: bool,
+    ) {
         let state = worker.state();
         let mut reasons = worker.reasons();
-        reasons.extend(self.violation());
+        reasons.extend(self.violation().into_iter().chain(waits));
         self.since.retain(|code, _| reasons.iter().any(|(reason, _)| reason == code));
         self.status.reasons = reasons
             .into_iter()

@@ -1,6 +1,7 @@
 //! PostgreSQL itself: the way in, version and settings, rights.
 
 use pgbaton_postgres::Meaning;
+use pgbaton_postgres::catalog::{Standbys, Waiting};
 
 use super::super::facts::{PostgresFacts, Refused, Wanted};
 use super::{Finding, identifier};
@@ -130,6 +131,7 @@ pub(super) fn judge(wanted: &Wanted, facts: &PostgresFacts) -> Vec<Finding> {
             format!("GRANT pg_monitor TO {}", identifier(&wanted.role)),
         ),
     });
+    findings.extend(facts.standbys.as_ref().map(|(waiting, seen)| standby_barrier(*waiting, seen, &wanted.role)));
     findings.push(match server.encrypted {
         Some(true) => Finding::ok("postgres_tls", "the connection is encrypted"),
         _ if wanted.local => Finding::ok("postgres_tls", "the connection is not encrypted, and stays on this machine"),
@@ -202,5 +204,30 @@ fn slot_limit(megabytes: Option<i64>) -> Finding {
             "ALTER SYSTEM SET max_slot_wal_keep_size = '...'; watch the metric pgbaton_slot_safe_wal_bytes",
         ),
         _ => Finding::ok("slot_wal_limit", "max_slot_wal_keep_size is unlimited: watch the disk, not the slot"),
+    }
+}
+
+/// Publication waits for standbys: are there some, and can they be seen?
+fn standby_barrier(waiting: Waiting, seen: &Standbys, role: &str) -> Finding {
+    const ID: &str = "standby_barrier";
+    const WHY: &str = "publication waits for standbys: nothing is published, and WAL is kept";
+    if seen.hidden {
+        let what = format!("{role} may not see how far standbys are");
+        return Finding::error(ID, what, WHY, format!("GRANT pg_monitor TO {}", identifier(role)));
+    }
+    match (seen.flushed, waiting) {
+        (Some(flushed), _) => Finding::ok(ID, format!("the standbys have flushed up to {flushed}")),
+        (None, Waiting::ForSynchronous) => Finding::error(
+            ID,
+            "no standby is synchronous",
+            WHY,
+            "name standbys in synchronous_standby_names (under Patroni: synchronous_mode: true)",
+        ),
+        (None, Waiting::ForAll) => Finding::error(
+            ID,
+            "no standby streams",
+            WHY,
+            "start a standby, or set standby_barrier = \"off\" if what a failover could take back may be published",
+        ),
     }
 }

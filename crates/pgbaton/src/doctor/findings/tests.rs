@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgbaton_core::{Lsn, ReplicaIdentity, Timeline};
 use pgbaton_postgres::Meaning;
-use pgbaton_postgres::catalog::{Observation, Publication, PublishedTable, SlotReader, SlotRow};
+use pgbaton_postgres::catalog::{Observation, Publication, PublishedTable, SlotReader, SlotRow, Standbys, Waiting};
 use pgbaton_sinks::kafka::{KafkaFacts, KafkaFault, KafkaRights, TopicFacts, TopicInvalid};
 use serde_json::json;
 
@@ -123,7 +123,15 @@ fn postgres() -> PostgresFacts {
         publications: vec!["orders".into()],
         now: 0.0,
     };
-    PostgresFacts { seen, server, publication: Some(publication), clock_ahead_seconds: 0.1 }
+    let standbys = Standbys {
+        system_identifier: 7,
+        timeline: Some(Timeline(1)),
+        insert_lsn: Some(Lsn(0x2000)),
+        flushed: Some(Lsn(0x2000)),
+        hidden: false,
+    };
+    let standbys = Some((Waiting::ForSynchronous, standbys));
+    PostgresFacts { seen, server, standbys, publication: Some(publication), clock_ahead_seconds: 0.1 }
 }
 
 fn patroni() -> PatroniFacts {
@@ -168,6 +176,10 @@ type Harm = fn(&mut Facts);
 
 fn pg(facts: &mut Facts) -> &mut PostgresFacts {
     facts.pipelines[0].postgres.as_mut().unwrap()
+}
+
+fn waits(facts: &mut Facts) -> &mut Standbys {
+    &mut pg(facts).standbys.as_mut().unwrap().1
 }
 
 fn set(facts: &mut Facts, name: &str, value: &str) {
@@ -247,6 +259,17 @@ const FIXTURES: &[(Harm, &str, Level, &str)] = &[
     (|f| set(f, "max_slot_wal_keep_size", "64"), "slot_wal_limit", Level::Warning, "pgbaton_slot_safe_wal_bytes"),
     (|f| set(f, "idle_replication_slot_timeout", "60"), "slot_idle_timeout", Level::Warning, "ALTER SYSTEM SET"),
     (|f| pg(f).server.reads_stats = false, "stats_right", Level::Warning, "GRANT pg_monitor TO \"pgbaton\""),
+    (|f| waits(f).hidden = true, "standby_barrier", Level::Error, "GRANT pg_monitor TO \"pgbaton\""),
+    (|f| waits(f).flushed = None, "standby_barrier", Level::Error, "synchronous_mode"),
+    (
+        |f| {
+            waits(f).flushed = None;
+            pg(f).standbys.as_mut().unwrap().0 = Waiting::ForAll;
+        },
+        "standby_barrier",
+        Level::Error,
+        "standby_barrier = \"off\"",
+    ),
     (|f| pg(f).server.encrypted = Some(false), "postgres_tls", Level::Warning, "sslmode=verify-full"),
     (|f| set(f, "server_encoding", "SQL_ASCII"), "encoding", Level::Warning, "UTF8"),
     (|f| pg(f).clock_ahead_seconds = -90.0, "clock", Level::Warning, "chrony"),

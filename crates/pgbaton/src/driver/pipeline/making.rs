@@ -132,6 +132,7 @@ impl Pipeline {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 },
                 cutting: cutting(settings),
+                waiting: servers::waiting(settings),
             },
             access,
             delivering: Arc::new(Delivering {

@@ -230,7 +230,7 @@ impl Pipeline {
             connection,
             sink,
             std::mem::take(&mut self.session.keys),
-            self.access.kafka.clone(),
+            &self.access,
             self.meters.clone(),
         );
         self.session.publishing = Some(Box::new(publishing));

@@ -1,16 +1,18 @@
-//! What comes from PostgreSQL: frames that wait for the sink, and the status that goes back. It goes on while the sink is waited
-//! for: a stream that ends is noticed then, and a server that hears nothing does not end one that lives.
+//! What comes from PostgreSQL: frames that wait for the sink, or for standbys, and the status that goes back. It goes on while
+//! the sink is waited for: a stream that ends is noticed then, and a server that hears nothing does not end one that lives.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pgbaton_core::{Code, Lsn, Moment, SessionEnd, Status, Stream};
+use pgbaton_postgres::pgoutput::{Message, decode};
 use pgbaton_postgres::{Frame, ReplicationConnection};
 
-use super::{broken, stream_end};
+use super::{broken, is_commit, stream_end};
 use crate::clock::boottime;
 use crate::driver::failures;
+use crate::driver::standbys::StandbyWatch;
 
 /// Frames that were read and wait for the sink: beyond this the socket is not read.
 const BACKLOG_BYTES: usize = 32 << 20;
@@ -30,12 +32,21 @@ pub(super) struct Intake {
     pub status_due: Moment,
     /// When something came last, or was not read for want of room.
     heard: Moment,
+    /// Where publication waits for standbys.
+    standbys: Option<StandbyWatch>,
 }
 
 impl Intake {
-    pub fn new(connection: ReplicationConnection) -> Self {
+    pub fn new(connection: ReplicationConnection, standbys: Option<StandbyWatch>) -> Self {
         let now = boottime();
-        Intake { connection, backlog: VecDeque::new(), backlog_bytes: 0, status_due: now + STATUS_PERIOD, heard: now }
+        Intake {
+            connection,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            status_due: now + STATUS_PERIOD,
+            heard: now,
+            standbys,
+        }
     }
 
     /// The message that comes next.
@@ -55,19 +66,49 @@ impl Intake {
     pub fn pop(&mut self) -> Option<(Lsn, Bytes)> {
         let (lsn, data) = self.backlog.pop_front()?;
         self.backlog_bytes -= data.len();
+        if let Some(standbys) = self.standbys.as_mut().filter(|_| is_commit(&data)) {
+            standbys.passed();
+        }
         Some((lsn, data))
     }
 
-    /// Waits for a frame and reads all that are here. For ever while there is no room for one. Cancel-safe: what was read stays in
-    /// the connection or in the backlog.
-    pub async fn read(&mut self, stream: &mut Stream) -> Result<(), SessionEnd> {
-        if !self.has_room() {
-            self.heard = boottime();
-            return std::future::pending().await;
+    /// Whether what comes next is a transaction that standbys have not flushed.
+    pub fn is_held_back(&self) -> bool {
+        let Some(standbys) = &self.standbys else { return false };
+        let Some(next) = self.front().filter(|next| next.first() == Some(&b'B')) else { return false };
+        matches!(decode(next), Ok(Message::Begin { final_lsn, .. }) if standbys.holds(final_lsn))
+    }
+
+    /// Takes what was seen of the standbys last.
+    pub fn look_at_standbys(&mut self) {
+        if let Some(standbys) = &mut self.standbys {
+            standbys.look();
         }
-        let frame = self.connection.next_frame().await.map_err(stream_end)?;
-        self.frame(frame, stream)?;
-        self.read_what_is_here(stream)
+        let is_held_back = self.is_held_back();
+        if let Some(standbys) = &mut self.standbys {
+            standbys.holding(is_held_back);
+        }
+    }
+
+    /// Why nothing is published while standbys are waited for, if that has lasted.
+    pub fn waits_for_standbys(&self) -> Option<(Code, String)> {
+        self.standbys.as_ref().and_then(StandbyWatch::reason)
+    }
+
+    /// Waits for a frame, as long as there is room for one, and reads all that are here; or for news of the standbys. Cancel-safe:
+    /// what was read stays in the connection or in the backlog.
+    pub async fn read(&mut self, stream: &mut Stream) -> Result<(), SessionEnd> {
+        let has_room = self.has_room();
+        if !has_room {
+            self.heard = boottime();
+        }
+        tokio::select! {
+            frame = self.connection.next_frame(), if has_room => {
+                self.frame(frame.map_err(stream_end)?, stream)?;
+                self.read_what_is_here(stream)
+            }
+            () = changed(&mut self.standbys) => Ok(()),
+        }
     }
 
     /// Reads all frames that are here.
@@ -108,6 +149,11 @@ impl Intake {
         match frame {
             Frame::XLogData { wal_start, wal_end, data, .. } => {
                 stream.received(wal_start.max(wal_end));
+                if let Some(standbys) = self.standbys.as_mut().filter(|_| is_commit(&data))
+                    && let Ok(Message::Commit { end_lsn, .. }) = decode(&data)
+                {
+                    standbys.read_to(end_lsn);
+                }
                 self.backlog_bytes += data.len();
                 self.backlog.push_back((wal_start, data));
             }
@@ -145,5 +191,13 @@ impl Intake {
     /// Ends the connection, by then at the latest.
     pub async fn close(self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.connection.close()).await;
+    }
+}
+
+/// Returns when something new is known of the standbys; never where nothing waits for them.
+async fn changed(standbys: &mut Option<StandbyWatch>) {
+    match standbys {
+        Some(standbys) => standbys.changed().await,
+        None => std::future::pending().await,
     }
 }

@@ -11,17 +11,18 @@ use std::time::{Duration, SystemTime};
 use pgbaton_core::{
     ClaimPlan, Code, Cutting, Gap, Journal, Lsn, Moment, Remains, SessionEnd, Stream, StreamBreak, Tenure,
 };
+use pgbaton_postgres::catalog::Waiting;
 use pgbaton_postgres::{ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
-use pgbaton_sinks::kafka::KafkaTarget;
 
 use self::intake::Intake;
 use self::topics::TopicWatch;
+use super::access::Access;
 use super::failures;
 use super::sink::{Sink, Told};
+use super::standbys::StandbyWatch;
 use crate::clock::boottime;
 use crate::metrics::Meters;
-use crate::renewal::Renewed;
 use crate::status::Counters;
 
 /// Bytes of records handed to the sink and not acknowledged, by the average size of a record.
@@ -39,6 +40,8 @@ pub struct Telling {
     pub source: Source,
     /// Where transactions are cut.
     pub cutting: Cutting,
+    /// Whose flush they wait for.
+    pub waiting: Option<Waiting>,
 }
 
 /// What the data path needs beside its connections.
@@ -100,14 +103,16 @@ impl Publishing {
         connection: ReplicationConnection,
         sink: Sink,
         keys: HashMap<u32, Vec<String>>,
-        target: Renewed<KafkaTarget>,
+        access: &Access,
         meters: Meters,
     ) -> Self {
         let now = boottime();
+        let read = (plan.resume.position.system_identifier, plan.history.current());
+        let watch = |waiting| StandbyWatch::start(waiting, access.conninfo.clone(), read);
         Publishing {
             stream: Stream::new(&plan.resume, plan.history.clone(), telling.cutting, plan.in_chunks, now),
             journal: plan.journal.clone(),
-            intake: Intake::new(connection),
+            intake: Intake::new(connection, telling.waiting.map(watch)),
             sink,
             keys,
             source: telling.source.clone(),
@@ -125,7 +130,7 @@ impl Publishing {
             average_record: 512,
             named: plan.topics().iter().cloned().collect(),
             new_topics: Vec::new(),
-            topic_watch: TopicWatch::start(target, plan.topics().to_vec()),
+            topic_watch: TopicWatch::start(access.kafka.clone(), plan.topics().to_vec()),
             counters: Counters::default(),
             last_commit: None,
             last_commit_time: None,
@@ -187,6 +192,17 @@ impl Publishing {
             && !self.stream.is_committing()
             && !self.sink_is_full()
             && self.stream.may_take(is_commit(next), self.intake.len() > 1)
+            && !self.intake.is_held_back()
+    }
+
+    /// More can be worked on now.
+    fn has_more(&self) -> bool {
+        !self.intake.is_empty() && !self.intake.is_held_back()
+    }
+
+    /// Why nothing is published while standbys are waited for, if that has lasted.
+    pub fn waits_for_standbys(&self) -> Option<(Code, String)> {
+        self.intake.waits_for_standbys()
     }
 
     fn sink_is_full(&self) -> bool {
@@ -196,19 +212,20 @@ impl Publishing {
 
     /// One turn: works on what is here, closes what is due, tells PostgreSQL how far we are.
     pub async fn turn(&mut self) -> Result<(), SessionEnd> {
+        self.intake.look_at_standbys();
         let mut left = TURN;
         while left > 0 && self.has_work() {
             left -= 1;
             let Some((lsn, data)) = self.intake.pop() else { break };
             self.message(lsn, &data).await?;
-            if self.stream.is_filling() && self.stream.must_close(boottime(), !self.intake.is_empty()) {
+            if self.stream.is_filling() && self.stream.must_close(boottime(), self.has_more()) {
                 self.close();
             }
         }
         let now = boottime();
-        // The backlog may have run dry behind a commit that was read in an earlier turn.
+        // There may be nothing left to do behind a commit that was read in an earlier turn.
         if self.accepting && !self.stream.is_committing() {
-            if self.intake.is_empty() && self.stream.must_close(now, false) {
+            if !self.has_more() && self.stream.must_close(now, false) {
                 self.close();
             } else if self.intake.is_empty() && self.stream.idle_close_due(now) {
                 self.begin()?;
