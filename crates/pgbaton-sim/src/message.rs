@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    EventId, Failure, HolderView, Inspection, Known, Lsn, Observation, ProgressRecord, ReaderName, Replaced, Saying,
+    EventId, Failure, Flushed, HolderView, Inspection, Known, Lsn, Observation, ProgressRecord, ReaderName, Replaced,
+    Saying, Timeline,
 };
 
 use crate::kafka::{PartitionId, Payload, Refusal};
@@ -104,6 +105,8 @@ pub(crate) enum SessionTimer {
     MustEnd,
     /// The kernel has given the connection up.
     ConnectionDead,
+    /// The standbys are looked at again.
+    Standbys,
 }
 
 #[derive(Debug, Clone)]
@@ -180,6 +183,8 @@ pub(crate) enum PostgresRequest {
     Look {
         over: Option<(NodeId, u32)>,
     },
+    /// How far the standbys of the leader are, by the route.
+    Standbys,
     /// A new replication connection, and Inspect's questions on it.
     Connect,
     Start {
@@ -240,6 +245,7 @@ pub(crate) enum Reply {
     Checkpoint(bool),
     // PostgreSQL
     Looked { over: (NodeId, u32), observation: Box<Observation> },
+    Standbys(Timeline, Flushed),
     Connected { connection: ConnectionId, inspection: Box<Inspection> },
     Started,
     Refused(Failure),

@@ -27,10 +27,11 @@ pub(crate) enum Mutant {
     IdsByServerTimeline,
     TimelinesByNumber,
     GoneWithoutStream,
+    PublishedBeforeFlushed,
 }
 
 impl Mutant {
-    pub const ALL: [(Mutant, &'static str); 21] = [
+    pub const ALL: [(Mutant, &'static str); 22] = [
         (Mutant::NoClaim, "no_claim"),
         (Mutant::ReadBeforeInit, "read_before_init"),
         (Mutant::AckBeforeCommit, "ack_before_commit"),
@@ -52,6 +53,7 @@ impl Mutant {
         (Mutant::IdsByServerTimeline, "ids_by_the_servers_timeline"),
         (Mutant::TimelinesByNumber, "timelines_compared_by_number"),
         (Mutant::GoneWithoutStream, "gone_without_having_had_the_stream"),
+        (Mutant::PublishedBeforeFlushed, "published_before_standbys_have_flushed"),
     ];
 
     /// Where it shows in the model: what was removed there, and a world in which that matters.

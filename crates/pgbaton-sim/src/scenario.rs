@@ -75,6 +75,8 @@ pub(crate) struct Scenario {
     pub late_ends: u32,
     /// The same, and nobody notices: what the instance rule cannot see.
     pub unseen_ends: u32,
+    /// Publication waits until all other nodes of PostgreSQL have a transaction.
+    pub standby_barrier: bool,
     /// etcd's answers take up to so long: what it was asked for is done by then.
     pub etcd_takes: Duration,
     pub faults: Vec<(Duration, Fault)>,
@@ -96,6 +98,7 @@ impl Default for Scenario {
             large: 60,
             late_ends: 0,
             unseen_ends: 0,
+            standby_barrier: false,
             etcd_takes: Duration::ZERO,
             faults: Vec::new(),
             heal: seconds(30),
@@ -244,6 +247,7 @@ impl Scenario {
         let _ = writeln!(out, "drift {}ppm", self.drift_ppm);
         let _ = writeln!(out, "pause {}\nlarge {}\nlate-ends {}", time(self.pause), self.large, self.late_ends);
         let _ = writeln!(out, "unseen-ends {}\netcd-takes {}", self.unseen_ends, time(self.etcd_takes));
+        let _ = writeln!(out, "standby-barrier {}", if self.standby_barrier { "all" } else { "off" });
         for (at, fault) in &self.faults {
             let _ = writeln!(out, "at {} {}", time(*at), fault.text());
         }
@@ -276,6 +280,7 @@ impl Scenario {
             "unseen-ends" => self.unseen_ends = rest.parse().ok()?,
             "late-ends" => self.late_ends = rest.parse().ok()?,
             "etcd-takes" => self.etcd_takes = read_time(rest)?,
+            "standby-barrier" => self.standby_barrier = rest == "all",
             "heal" => self.heal = read_time(rest)?,
             "at" => {
                 let (at, fault) = rest.split_once(' ')?;

@@ -169,6 +169,8 @@ pub(crate) fn draw(seed: u64) -> Scenario {
         late_ends: [0, 0, 5, 50, 300][dice.rng.usize(0..5)],
         unseen_ends: [0, 0, 0, 0, 0, 0, 0, 20, 200][dice.rng.usize(0..9)],
         lease_free: dice.rng.u8(0..5) == 0,
+        // Drawn last: all else of a seed is as it was before there was a barrier.
+        standby_barrier: dice.rng.u8(0..8) == 0,
         etcd_takes,
         faults,
         heal,

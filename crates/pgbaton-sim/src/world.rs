@@ -85,7 +85,7 @@ pub(crate) fn run(scenario: &Scenario, mutant: Option<Mutant>, written: bool) ->
 
 impl World {
     fn new(scenario: Scenario, mutant: Option<Mutant>, written: bool) -> Self {
-        let audit = Audit::new(scenario.workers, scenario.strict, scenario.lease_free);
+        let audit = Audit::new(&scenario);
         let mut bus = Bus::new(scenario.seed, scenario.workers, Story::new(written), audit, mutant);
         (bus.late_ends, bus.unseen_ends) = (scenario.late_ends, scenario.unseen_ends);
         let postgres = Postgres::new(&mut bus, scenario.nodes, scenario.workers);
@@ -101,7 +101,7 @@ impl World {
             .map(|id| {
                 let offset = bus.between(seconds(1), seconds(100_000));
                 let rate = bus.draw(2 * drift + 1) as i64 - drift as i64;
-                Process::new(id, Clock::new(offset, rate), policy, scenario.partitions)
+                Process::new(id, Clock::new(offset, rate), policy, scenario.partitions, scenario.standby_barrier)
             })
             .collect();
         let mut world = World {

@@ -41,6 +41,7 @@ fn a_guard_that_is_missing_shows() {
         "no_bracket",
         "ids_by_the_servers_timeline",
         "gone_without_having_had_the_stream",
+        "published_before_standbys_have_flushed",
     ];
     for mutant in quick {
         assert!(mutants().any(|known| known == mutant), "{mutant} is gone");

@@ -99,6 +99,9 @@ enum ClusterCommand {
         /// The workers deliver at least once
         #[arg(long)]
         at_least_once: bool,
+        /// The workers publish only what all standbys have flushed
+        #[arg(long)]
+        standby_barrier: bool,
         /// Write the report there
         #[arg(long)]
         report: Option<PathBuf>,
@@ -199,10 +202,11 @@ fn run(chore: Chore) -> Result<ExitCode> {
 fn cluster(instance: &str, command: ClusterCommand) -> Result<ExitCode> {
     let attach = || Cluster::attach(instance);
     match command {
-        ClusterCommand::Up { pg, workers, brokers, etcd, at_least_once, report } => {
+        ClusterCommand::Up { pg, workers, brokers, etcd, at_least_once, standby_barrier, report } => {
             setup::ensure_done()?;
             let instance = instance.to_owned();
-            let cluster = Cluster::up(&Spec { instance, pg, workers, brokers, etcd, proxied: false, at_least_once })?;
+            let spec = Spec { instance, pg, workers, brokers, etcd, proxied: false, at_least_once, standby_barrier };
+            let cluster = Cluster::up(&spec)?;
             println!("{}", cluster.describe()?);
             write_report(&cluster, "cluster-up", report.as_deref())?;
         }

@@ -35,6 +35,19 @@ pub fn judge(evidence: &Evidence, staged: &Staged, verdict: &mut Verdict) {
     }
     idle(staged, &evidence.samples, &mut codes);
     verdict.invariants.extend([gaps, codes, false_quarantine(evidence, staged)]);
+    if staged.standby_barrier {
+        verdict.invariants.push(behind_a_barrier(evidence));
+    }
+}
+
+/// What consumers have seen, no failover takes back.
+fn behind_a_barrier(evidence: &Evidence) -> Invariant {
+    let mut rule = Invariant::new(30, "no divergence behind a barrier");
+    rule.look(!evidence.history.events.is_empty(), || "nothing was published".to_owned());
+    for divergence in evidence.history.divergences() {
+        rule.look(false, || format!("the standbys had not flushed what was published: {divergence:?}"));
+    }
+    rule
 }
 
 fn gap_is_told(gap: &Gap, rule: &mut Invariant) {

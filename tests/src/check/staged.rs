@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Staged {
     /// When it began.
     pub since_ms: i64,
+    /// Whether the workers publish only what all standbys have flushed.
+    #[serde(default)]
+    pub standby_barrier: bool,
     /// The faults, all of them.
     pub faults: Vec<Fault>,
     /// What the workers said of a fault.

@@ -60,7 +60,7 @@ const INVARIANTS: [&str; 47] = [
 /// What a run leaves to others to judge, for want of the occasion or of the means: by what each is judged.
 const ELSEWHERE: [(u32, &str); 11] = [
     (24, "cargo xtask scenario at-least-once-cut-from-etcd: where delivery is at least once"),
-    (30, "nothing yet: standby_barrier is refused by name"),
+    (30, "cargo xtask scenario barrier-lagging-failover: where publication waits for standbys"),
     (32, "cargo xtask scenario dropped-slot, recreated-slot, advanced-slot, lost-slot, publication-dropped"),
     (33, "cargo xtask scenario etcd-outage, kafka-outage, cut-from-postgres and those of gaps"),
     (34, "cargo xtask scenario, demo, chaos"),

@@ -33,6 +33,34 @@ pub(super) async fn lagging_failover(play: &mut Play) -> Result<()> {
     // A replica that missed a burst of the load may still be chosen.
     play.relax_patroni().await?;
     let (before, since) = (play.stage.standing().await?, Instant::now());
+    let (leader, replicas) = lone_leader(play).await?;
+    play.stage.flows().await?;
+    play.says("rows that no replica has were told; the leader dies");
+    fail_over(play, leader, replicas).await?;
+    play.flows_again(since, &before).await
+}
+
+/// What the replicas never had goes with the leader, and no consumer has seen it: there is nothing to mark.
+pub(super) async fn barrier_lagging_failover(play: &mut Play) -> Result<()> {
+    play.relax_patroni().await?;
+    let before = play.stage.standing().await?;
+    // Writers wait meanwhile: both replicas end at the same place, whichever is chosen.
+    let writers = play.hold_writers().await?;
+    let (leader, replicas) = lone_leader(play).await?;
+    let since = Instant::now();
+    writers.batch_execute("rollback").await?;
+    play.while_written(100).await;
+    play.is_named("no replica", std::slice::from_ref(&before.worker), &["barrier_wait"], RECOVERY).await;
+    let told = play.stage.watcher().first(since, 0, Duration::ZERO).await;
+    play.ensure(told.is_none(), "a row was told that no replica has")?;
+    play.says("rows that no replica has were not told; the leader dies");
+    let since = Instant::now();
+    fail_over(play, leader, replicas).await?;
+    play.flows_again(since, &before).await
+}
+
+/// Kills all replicas; answers with the leader and them.
+async fn lone_leader(play: &Play) -> Result<(String, Vec<String>)> {
     let kill_replicas = |cluster: &Cluster| {
         let leader = cluster.leader()?;
         let nodes = cluster.nodes()?.into_iter().filter(|node| node.starts_with("pg-") && *node != leader);
@@ -40,12 +68,13 @@ pub(super) async fn lagging_failover(play: &mut Play) -> Result<()> {
         replicas.iter().try_for_each(|replica| cluster.kill(replica))?;
         Ok((leader, replicas))
     };
-    let (leader, replicas) = play.act(kill_replicas).await?;
-    let nodes = play.nodes("pg-")?;
-    play.stage.strikes("kill", &nodes);
-    play.stage.flows().await?;
-    play.says("rows that no replica has were told; the leader dies");
-    // The old leader comes back only when another leads: it has the most and would be chosen.
+    let alone = play.act(kill_replicas).await?;
+    play.stage.strikes("kill", &play.nodes("pg-")?);
+    Ok(alone)
+}
+
+/// Kills the leader, which has the most and would be chosen: it comes back only when another leads.
+async fn fail_over(play: &mut Play, leader: String, replicas: Vec<String>) -> Result<()> {
     let fail_over = move |cluster: &Cluster| {
         cluster.kill(&leader)?;
         replicas.iter().try_for_each(|replica| cluster.start(replica))?;
@@ -54,9 +83,9 @@ pub(super) async fn lagging_failover(play: &mut Play) -> Result<()> {
         Ok(new)
     };
     let new = play.act(fail_over).await?;
-    play.stage.heals(&nodes);
+    play.stage.heals(&play.nodes("pg-")?);
     play.fact("leader", new);
-    play.flows_again(since, &before).await
+    Ok(())
 }
 
 pub(super) async fn fast_stop(play: &mut Play) -> Result<()> {

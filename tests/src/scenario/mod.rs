@@ -27,6 +27,7 @@ use xtask::cluster::{Cluster, Spec};
 
 use crate::arena::Arena;
 use crate::chaos::fault::{Blow, Fault as Dealt};
+use crate::database::Connection;
 use crate::own::{self, Own};
 use crate::screen::Screen;
 use crate::stage::{Fault, Outcome, Stage, Standing, Takeover};
@@ -35,6 +36,8 @@ use crate::stage::{Fault, Outcome, Stage, Standing, Takeover};
 const RATE: u32 = 80;
 /// What one fault may cost: a session of the old holder that failed, one of the new, and one more where it came back.
 const MANY_TERMS: u64 = 5;
+/// For a connection of a scenario's own.
+const CONNECT: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// What happens, by name.
@@ -58,6 +61,8 @@ pub enum Scenario {
     LeaderKill,
     /// The leader dies with rows that no replica has and consumers have seen
     LaggingFailover,
+    /// Publication waits for standbys (standby_barrier). The leader dies with rows that no replica has: no consumer has seen them
+    BarrierLaggingFailover,
     /// PostgreSQL's fast stop while Kafka hangs: it must not wait for the worker
     FastStopWithKafkaDown,
     /// PostgreSQL's fast stop while everything works
@@ -149,7 +154,8 @@ impl Scenario {
                 | Scenario::AtLeastOnceKafkaStandsStill
         );
         let workers = if self == Scenario::EightWorkers { 8 } else { Spec::default().workers };
-        Spec { instance, pg, at_least_once, workers, ..Spec::default() }
+        let standby_barrier = self == Scenario::BarrierLaggingFailover;
+        Spec { instance, pg, at_least_once, standby_barrier, workers, ..Spec::default() }
     }
 
     /// Plays it. What must come of it is checked on the way.
@@ -164,6 +170,7 @@ impl Scenario {
             Scenario::Switchover => database::switchover(play).await,
             Scenario::LeaderKill => database::leader_kill(play).await,
             Scenario::LaggingFailover => database::lagging_failover(play).await,
+            Scenario::BarrierLaggingFailover => database::barrier_lagging_failover(play).await,
             Scenario::FastStop => database::fast_stop(play).await,
             Scenario::FastStopWithKafkaDown => database::fast_stop_with_kafka_down(play).await,
             Scenario::EtcdOutage => outage::etcd(play).await,
@@ -309,6 +316,13 @@ impl Play {
         while self.stage.load().counters().transactions < before + transactions {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Makes all writers of the load wait, until the transaction of this connection ends.
+    async fn hold_writers(&self) -> Result<Connection> {
+        let connection = Connection::open(&self.stage.target().admin, CONNECT).await?;
+        connection.batch_execute("begin; lock table public.ledger in exclusive mode").await?;
+        Ok(connection)
     }
 
     /// Waits for a row that was committed after `since`, and notes how long it took, how long none came, and who streams now. A

@@ -47,8 +47,7 @@ pub(super) async fn cut_as_a_topic_is_made(play: &mut Play) -> Result<()> {
     let url = target.workers.iter().find(|(name, _)| *name == before.worker).context("no such worker")?.1.clone();
     let ways = |to: &str| [format!("{}/{to}", before.worker)];
     // Writers wait, so that no commit is under way that would be waited for first.
-    let writers = Connection::open(&target.admin, ANSWER).await?;
-    writers.batch_execute("begin; lock table public.ledger in exclusive mode").await?;
+    let writers = play.hold_writers().await?;
     until(RECOVERY, "nothing is in flight", async || {
         let status = http::get(&format!("{url}/status"), ANSWER).await.map(|answer| answer.json());
         Ok(status.is_some_and(|status| status["pipelines"][&target.pipeline]["lag"]["seconds"] == 0.0))

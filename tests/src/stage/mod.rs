@@ -82,7 +82,8 @@ impl Stage {
         let watcher = Watcher::start(&target.bootstrap, &target.topic_prefix, load.journal());
         let sampler = Sampler::start(target.clone());
         let recorder = Recorder::start(&target).context("record what is seen")?;
-        let staged = Mutex::new(Staged { since_ms: now_ms(), ..Staged::default() });
+        let standby_barrier = cluster.spec()?.standby_barrier;
+        let staged = Mutex::new(Staged { since_ms: now_ms(), standby_barrier, ..Staged::default() });
         let stage = Stage { cluster: cluster.clone(), target, load, watcher, sampler, recorder, staged };
         let first = stage.watcher.first(Instant::now(), 0, RECOVERY).await;
         first.with_context(|| format!("no row came through within {RECOVERY:?}"))?;

@@ -16,6 +16,7 @@ use pgbaton_core::{
 use crate::kafka::Stored;
 use crate::message::Caller;
 use crate::postgres::{ConnectionId, Txn};
+use crate::scenario::Scenario;
 use crate::time::{Time, seconds};
 
 /// A statement of INVARIANTS.md that did not hold.
@@ -82,6 +83,8 @@ pub(crate) struct Audit {
     strict: bool,
     /// No lease is to be looked for.
     lease_free: bool,
+    /// Nothing is published that a standby may not have.
+    standby_barrier: bool,
     alive: Vec<Caller>,
     workers: Vec<Seen>,
     // The database.
@@ -112,8 +115,14 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub fn new(workers: usize, strict: bool, lease_free: bool) -> Self {
-        Audit { workers: vec![Seen::default(); workers], strict, lease_free, ..Audit::default() }
+    pub fn new(scenario: &Scenario) -> Self {
+        Audit {
+            workers: vec![Seen::default(); scenario.workers],
+            strict: scenario.strict,
+            lease_free: scenario.lease_free,
+            standby_barrier: scenario.standby_barrier,
+            ..Audit::default()
+        }
     }
 
     pub fn violation(&self) -> Option<&Violation> {

@@ -203,7 +203,7 @@ impl Audit {
         }
     }
 
-    /// 29: phantoms are named once, where there are some.
+    /// 29: phantoms are named once, where there are some. 30: behind a barrier there are none.
     fn forked(&mut self, before: Option<&Stored>, claim: &ProgressRecord, divergences: &[&ProgressRecord]) {
         let Some(before) = before.map(|stored| &stored.record) else { return };
         let (Some(past), Some(history)) = (before.history(), claim.history()) else { return };
@@ -216,6 +216,11 @@ impl Audit {
         let beyond = before.position.is_some_and(|position| position.lsn > fork)
             || before.partial.as_ref().is_some_and(|partial| partial.final_lsn >= fork)
             || claim.torn.as_ref().and_then(|torn| torn.greatest_id).is_some_and(|id| id.commit_lsn >= fork);
+        if beyond && self.standby_barrier {
+            self.violate(30, || {
+                format!("the database forked at {fork}, and what was published behind a barrier is beyond")
+            });
+        }
         if beyond != (divergences.len() == 1) {
             self.violate(29, || {
                 format!(

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    Code, Failure, FailureKind, History, Inspection, Lsn, Observation, ReaderName, Server, SlotFacts, SlotState,
-    SystemIdentifier, Timeline, hash_of,
+    Code, Failure, FailureKind, Flushed, History, Inspection, Lsn, Observation, ReaderName, Server, SlotFacts,
+    SlotState, SystemIdentifier, Timeline, hash_of,
 };
 
 use crate::bus::Bus;
@@ -147,6 +147,7 @@ impl Postgres {
     pub fn request(&mut self, bus: &mut Bus, from: Caller, call: u64, request: PostgresRequest) {
         let reply = match request {
             PostgresRequest::Look { over } => self.look(bus, from, over),
+            PostgresRequest::Standbys => self.standbys(from),
             PostgresRequest::Connect => self.connect(bus, from),
             PostgresRequest::Start { connection, name, at } => self.start(bus, connection, &name, at),
             PostgresRequest::Terminate { pid, revision, nonce, own_pid, pipeline, compare } => {
@@ -195,6 +196,21 @@ impl Postgres {
             publication_oid: Some(PUBLICATION),
         });
         Reply::Looked { over: (node, server.boot), observation }
+    }
+
+    /// How far all other nodes have the WAL of the one that is reached. Those that are away count, too: any may be promoted here.
+    fn standbys(&self, from: Caller) -> Reply {
+        let node = match self.reach(from.worker, None) {
+            Ok(node) => node,
+            Err(failure) => return Reply::Refused(failure),
+        };
+        let server = &self.nodes[node];
+        if server.in_recovery {
+            return Reply::Refused(unreachable("it is a standby"));
+        }
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != node);
+        let by_all = others.map(|(_, other)| other.has_of(server)).min().unwrap_or(Node::BEGINNING);
+        Reply::Standbys(server.timeline, Flushed { insert: server.end(), by_all })
     }
 
     fn connect(&mut self, bus: &mut Bus, from: Caller) -> Reply {

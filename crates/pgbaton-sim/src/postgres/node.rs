@@ -103,6 +103,13 @@ impl Node {
         self.wal.last().map_or(Node::BEGINNING, |record| record.end)
     }
 
+    /// Where the WAL ends that it has in common with another one.
+    pub fn has_of(&self, other: &Node) -> Lsn {
+        let both = self.wal.iter().zip(&other.wal);
+        let common = both.rev().find(|(own, others)| Rc::ptr_eq(own, others));
+        common.map_or(Node::BEGINNING, |(own, _)| own.end)
+    }
+
     pub fn history(&self) -> History {
         History::new(self.left.clone(), self.timeline)
     }

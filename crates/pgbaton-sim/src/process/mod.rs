@@ -79,10 +79,12 @@ pub(crate) struct Process {
     wake_at: Option<u64>,
     /// A partition of the table's topic for each key.
     partitions: usize,
+    /// Publication waits for standbys.
+    standby_barrier: bool,
 }
 
 impl Process {
-    pub fn new(id: usize, clock: Clock, policy: Policy, partitions: usize) -> Self {
+    pub fn new(id: usize, clock: Clock, policy: Policy, partitions: usize, standby_barrier: bool) -> Self {
         Process {
             id,
             boot: 0,
@@ -99,6 +101,7 @@ impl Process {
             keepalives: 0,
             wake_at: None,
             partitions,
+            standby_barrier,
         }
     }
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Cutting, Failure, FailureKind, Gap, History, Journal, Lsn, Moment, Remains, SessionEnd, Status, Stream,
-    StreamBreak, Timeline,
+    Barrier, ClaimPlan, Cutting, Failure, FailureKind, Flushed, Gap, History, Journal, Lsn, Moment, Remains,
+    SessionEnd, Status, Stream, StreamBreak, Timeline,
 };
 
 use super::Process;
@@ -67,10 +67,12 @@ pub(super) struct Publishing {
     remains: Option<Remains>,
     /// When something came from PostgreSQL last.
     heard: Moment,
+    /// Where publication waits for standbys: those of the server that is read, on its timeline.
+    barrier: Option<(Barrier, Timeline)>,
 }
 
 impl Publishing {
-    pub fn new(plan: &ClaimPlan, sink: Sink, flat: bool, now: Moment) -> Self {
+    pub fn new(plan: &ClaimPlan, sink: Sink, flat: bool, waits: bool, now: Moment) -> Self {
         let history = if flat { History::new(Vec::new(), plan.history.current()) } else { plan.history.clone() };
         Publishing {
             stream: Stream::new(&plan.resume, history, cutting(), plan.in_chunks, now),
@@ -84,6 +86,7 @@ impl Publishing {
             closing: Lsn::INVALID,
             remains: plan.remains.clone(),
             heard: now,
+            barrier: waits.then(|| (Barrier::default(), plan.history.current())),
         }
     }
 
@@ -150,6 +153,28 @@ impl Publishing {
         self.accepting
             && !self.stream.is_committing()
             && self.stream.may_take(matches!(next, Message::Commit(_)), self.backlog.len() > 1)
+            && !self.is_held_back()
+    }
+
+    pub fn standbys_seen(&mut self, timeline: Timeline, flushed: Flushed) {
+        if let Some((barrier, _)) = self.barrier.as_mut().filter(|(_, read)| *read == timeline) {
+            barrier.seen(flushed);
+        }
+    }
+
+    /// What comes next has to wait for standbys.
+    fn is_held_back(&self) -> bool {
+        let (Some((barrier, _)), Some(Message::Begin(txn))) = (&self.barrier, self.backlog.front()) else {
+            return false;
+        };
+        let mut read = self.backlog.iter();
+        let end = read.find_map(|message| if let Message::Commit(end) = message { Some(*end) } else { None });
+        !barrier.lets(txn.final_lsn, end)
+    }
+
+    /// More can be worked on now.
+    fn has_more(&self) -> bool {
+        !self.backlog.is_empty() && !self.is_held_back()
     }
 
     fn message(
@@ -215,12 +240,12 @@ impl Process {
             left -= 1;
             let Some(message) = publishing.backlog.pop_front() else { break };
             publishing.message(&message, now, partitions, unbracketed)?;
-            if publishing.stream.is_filling() && publishing.stream.must_close(now, !publishing.backlog.is_empty()) {
+            if publishing.stream.is_filling() && publishing.stream.must_close(now, publishing.has_more()) {
                 publishing.close(now);
             }
         }
         if publishing.accepting && !publishing.stream.is_committing() {
-            if publishing.backlog.is_empty() && publishing.stream.must_close(now, false) {
+            if !publishing.has_more() && publishing.stream.must_close(now, false) {
                 publishing.close(now);
             } else if publishing.backlog.is_empty() && publishing.stream.idle_close_due(now) {
                 publishing.begin(now, unbracketed)?;

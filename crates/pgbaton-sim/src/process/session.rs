@@ -34,6 +34,7 @@ pub(super) enum SessionCall {
     Start,
     Produce(usize),
     EndTxn,
+    Standbys,
 }
 
 /// The table's topic.
@@ -280,8 +281,18 @@ impl Process {
             (SessionCall::Start, _) => Some(Input::Broken(lost("START_REPLICATION was not answered"))),
             (SessionCall::Produce(partition), reply) => self.produced(bus, partition, reply),
             (SessionCall::EndTxn, reply) => self.ended_txn(bus, reply),
+            (SessionCall::Standbys, reply) => {
+                self.session_soon(bus, ms(100), SessionTimer::Standbys);
+                let Some(Reply::Standbys(timeline, flushed)) = reply else { return None };
+                self.session.publishing.as_mut()?.standbys_seen(timeline, flushed);
+                Some(Input::Tick)
+            }
             (SessionCall::Readable | SessionCall::Read, Some(_)) => None,
         }
+    }
+
+    fn ask_for_standbys(&mut self, bus: &mut Bus) {
+        self.session_call(bus, Request::Postgres(PostgresRequest::Standbys), seconds(3), SessionCall::Standbys);
     }
 
     fn ask_readable(&mut self, bus: &mut Bus) {
@@ -390,7 +401,11 @@ impl Process {
         };
         let now = self.clock.boottime(bus.now);
         let flat = bus.is(Mutant::IdsByServerTimeline);
-        self.session.publishing = Some(Box::new(Publishing::new(plan, sink, flat, now)));
+        let waits = self.standby_barrier && !bus.is(Mutant::PublishedBeforeFlushed);
+        self.session.publishing = Some(Box::new(Publishing::new(plan, sink, flat, waits, now)));
+        if waits {
+            self.ask_for_standbys(bus);
+        }
         for frame in std::mem::take(&mut self.session.early) {
             if let Err(end) = self.frame(bus, frame) {
                 return Input::Broken(end);
@@ -423,6 +438,10 @@ impl Process {
             }
             SessionTimer::MustEnd => {
                 self.session.ending.is_some().then(|| self.close_all(bus, false));
+                None
+            }
+            SessionTimer::Standbys => {
+                self.ask_for_standbys(bus);
                 None
             }
             SessionTimer::ConnectionDead => {

@@ -47,6 +47,9 @@ pub struct Spec {
     /// Whether the workers deliver at least once, without transactions.
     #[serde(default)]
     pub at_least_once: bool,
+    /// Whether the workers publish only what all standbys have flushed.
+    #[serde(default)]
+    pub standby_barrier: bool,
 }
 
 /// The instance that is meant when none is named.
@@ -62,6 +65,7 @@ impl Default for Spec {
             etcd: 3,
             proxied: false,
             at_least_once: false,
+            standby_barrier: false,
         }
     }
 }
@@ -136,6 +140,11 @@ impl Cluster {
             Some(_) => bail!("the cluster did not come up to the end: `cargo xtask cluster up` starts it anew"),
             None => bail!("no cluster is up: start one with `cargo xtask cluster up`"),
         }
+    }
+
+    /// What was wanted of it.
+    pub fn spec(&self) -> Result<Spec> {
+        Ok(self.state()?.spec)
     }
 
     /// Ends every process of the instance, whether its start came to an end or not: workers, then Patroni (which stops its

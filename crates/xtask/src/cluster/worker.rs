@@ -122,6 +122,10 @@ pub(super) fn config(cluster: &Cluster, state: &State, name: &str, port: u16, pi
     let password_file = cluster.instance.conf().join("pgbaton.password");
     cluster.lab.owner().write(&password_file, &nodes::worker_password())?;
     let Pipeline { name: pipeline, database, slot, publication, topic_prefix } = pipeline;
+    let waits = match state.spec.standby_barrier {
+        true => format!("[pipelines.{pipeline}]\nstandby_barrier = \"all\"\n\n"),
+        false => String::new(),
+    };
     let ways = |kind| state.of_kind(kind).map(|(node, _)| format!("127.0.0.1:{}", state.way(name, node)));
     Ok(format!(
         r#"name = "{name}"
@@ -135,7 +139,7 @@ backend = "etcd"
 endpoints = {endpoints:?}
 prefix = "{prefix}"
 
-[pipelines.{pipeline}.postgres]
+{waits}[pipelines.{pipeline}.postgres]
 url = "postgresql://pgbaton@127.0.0.1:{haproxy}/{database}?sslmode=disable"
 password_file = "{password_file}"
 slot = "{slot}"

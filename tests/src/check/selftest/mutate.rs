@@ -123,6 +123,7 @@ pub const ALL: &[Mutilation] = &[
     on(Layer::Beside, "a stream begins long after its lease", beside::start_without_a_lease),
     on(Layer::Beside, "a stream begins under a lease of nobody", beside::start_under_anothers_lease),
     on(Layer::Beside, "somebody else's backend is told to go", beside::terminate_another),
+    on(Layer::Beside, "what a fork left was published behind a barrier", staged::diverged_behind_a_barrier),
     on(Layer::Beside, "a gap is told late", staged::late_gap),
     on(Layer::Beside, "a gap is told without its beginning", staged::narrow_gap),
     on(Layer::Beside, "a gap is told with more before it", staged::wide_gap),

@@ -12,6 +12,15 @@ fn one<'s, T>(of: &'s mut [T], rng: &mut Rng) -> Option<&'s mut T> {
     if of.is_empty() { None } else { Some(&mut of[rng.usize(..of.len())]) }
 }
 
+/// There was a fork, and what lay beyond it was published: with a barrier it must not have been.
+pub(super) fn diverged_behind_a_barrier(recording: &mut Recording, _: &mut Rng) -> bool {
+    let marks = |(_, record): &(usize, &Record)| value_of(record)["type"] == "divergence";
+    if !recording.records.iter().enumerate().any(|found| marks(&found)) {
+        return false;
+    }
+    staged(recording, |staged| (!std::mem::replace(&mut staged.standby_barrier, true)).then_some(()))
+}
+
 pub(super) fn late_gap(recording: &mut Recording, rng: &mut Rng) -> bool {
     staged(recording, |staged| one(&mut staged.gaps, rng).map(|gap| gap.took.ms = gap.took.within_ms + 1))
 }
