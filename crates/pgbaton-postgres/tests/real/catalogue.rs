@@ -1,7 +1,9 @@
 //! The questions to the catalogue, each over both kinds of connections.
 
 use pgbaton_core::{Lsn, ReplicaIdentity, Timeline};
-use pgbaton_postgres::catalog::{Claimant, observe, primary_key, publication, slot, terminate_stale};
+use pgbaton_postgres::catalog::{
+    Claimant, Waiting, observe, primary_key, publication, slot, standbys, terminate_stale,
+};
 use pgbaton_postgres::{Frame, Meaning, ReplicationConnection, TargetSessionAttrs, connect_client};
 
 use crate::server::{Server, connect_with_slot, execute};
@@ -44,6 +46,33 @@ async fn an_observation_tells_server_slot_and_reader_at_once() {
     assert_eq!((missing.slot, missing.reader), (None, None));
     assert_eq!(slot(&mut client, "missing").await.unwrap(), None);
     connection.close().await;
+}
+
+/// A walsender of a logical slot is none: ours would wait for itself.
+#[tokio::test]
+async fn standbys_are_those_that_stream_wal_itself() {
+    let server = Server::start();
+    let conninfo = server.database("standbys");
+    let mut logical = connect_with_slot(&conninfo, "standbys").await;
+    logical.start_replication("standbys", Lsn::INVALID, &OPTIONS).await.unwrap();
+    let (mut client, _task) = connect_client(&conninfo, "test", None).await.unwrap();
+    let alone = standbys(&mut client, Waiting::ForAll).await.unwrap();
+    assert_eq!((alone.flushed, alone.hidden, alone.timeline), (None, false, Some(Timeline(1))));
+
+    server.receive_wal();
+    let wanted = alone.insert_lsn;
+    let flushes = async {
+        while standbys(&mut client, Waiting::ForAll).await.unwrap().flushed < wanted {
+            // What is written is what makes it flush.
+            execute(&conninfo, "SELECT pg_logical_emit_message(true, '', '')").await;
+        }
+    };
+    tokio::time::timeout(LONG, flushes).await.expect("the WAL is flushed elsewhere");
+    assert_eq!(standbys(&mut client, Waiting::ForSynchronous).await.unwrap().flushed, None, "nobody is synchronous");
+    let plain = server.conninfo(&format!("host={} user=plain dbname=standbys", server.path().display()));
+    let (mut plain, _task) = connect_client(&plain, "test", None).await.unwrap();
+    assert!(standbys(&mut plain, Waiting::ForAll).await.unwrap().hidden);
+    logical.close().await;
 }
 
 /// A role that may only replicate must see enough.

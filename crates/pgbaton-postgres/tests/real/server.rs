@@ -16,6 +16,7 @@ const UNPRIVILEGED: &str = "postgres";
 /// `hostssl` and `hostnossl` are told apart by the tests' own `sslmode`.
 const HBA: &str = "\
 local all all trust
+local replication all trust
 host all plain 127.0.0.1/32 password
 host all hashed 127.0.0.1/32 md5
 host all all 127.0.0.1/32 scram-sha-256
@@ -89,6 +90,17 @@ impl Server {
     /// A connection text with this server's port.
     pub fn conninfo(&self, text: &str) -> Conninfo {
         Conninfo::parse(&format!("{text} port={}", self.port)).unwrap()
+    }
+
+    /// Somebody who streams WAL and flushes it, as a physical standby does; ends when the server does.
+    pub fn receive_wal(&self) {
+        let (directory, port) = (self.path().join("received").display().to_string(), self.port.to_string());
+        let path = self.path().display().to_string();
+        let streams = format!(
+            "mkdir {directory} && {} -D {directory} -h {path} -p {port} -U postgres --synchronous --no-loop >/dev/null 2>&1 &",
+            self.bin.join("pg_receivewal").display()
+        );
+        self.command("sh", &["-c", &streams]);
     }
 
     fn launch(&self) {
