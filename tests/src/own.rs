@@ -194,16 +194,10 @@ impl Own {
         .await?
     }
 
-    /// Ends its workers and removes its slot, which would keep WAL for ever.
+    /// Ends its workers for good and removes its slot, which would keep WAL for ever.
     pub async fn end(self) -> Result<()> {
         for (worker, _) in self.workers.clone() {
-            act_on(
-                &self.cluster,
-                move |cluster| {
-                    if cluster.pids(&worker)?.is_empty() { Ok(()) } else { cluster.kill(&worker) }
-                },
-            )
-            .await?;
+            act_on(&self.cluster, move |cluster| cluster.dismiss(&worker)).await?;
         }
         let drop = format!(
             "perform pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{}'",

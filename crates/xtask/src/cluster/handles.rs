@@ -21,6 +21,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// SIGKILL, and the node is none of the cluster's any more: for a worker that was added and has done its work.
+    pub fn dismiss(&self, name: &str) -> Result<()> {
+        let _lock = self.instance.lock()?;
+        let mut state = self.state()?;
+        process::kill_all(|| processes(&self.instance, &state, name));
+        state.nodes.remove(name).with_context(|| format!("there is no node {name}"))?;
+        state.save(&self.instance)
+    }
+
     /// SIGSTOP: the node is frozen, its connections stay open.
     pub fn stop(&self, name: &str) -> Result<()> {
         ensure_any(signal(&self.instance, &self.state()?, name, Signal::STOP)?, name)
