@@ -21,12 +21,15 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
         deny(&lab, &mut tally)?;
     }
     let worker = build::worker(&lab)?;
-    for (what, arguments) in GROUPS {
+    for Group { what, arguments, newest } in GROUPS {
         go_on()?;
         eprintln!("--- {what}");
         let mut command = cargo(&lab);
-        command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter);
-        tally.tests(what, command.env(XTASK_WORKER_BIN, &worker))?;
+        command.args(["test", "--no-fail-fast"]).args(*arguments).args(filter).env(XTASK_WORKER_BIN, &worker);
+        if *newest {
+            command.env(XTASK_POSTGRES_BIN, lab.postgres_bin(Some(setup::ensure_newest_postgres()?))?);
+        }
+        tally.tests(what, &mut command)?;
     }
     if let Some(filter) = filter.filter(|_| tally.passed == 0 && tally.failed.is_empty()) {
         tally.failed.push(format!("no test has {filter:?} in its name"));
@@ -37,10 +40,29 @@ pub fn run(filter: Option<&str>) -> Result<bool> {
 
 /// In this order, so that what is quick to fail fails first. Tests of whole clusters share one and take their turns by
 /// themselves.
-const GROUPS: &[(&str, &[&str])] = &[
-    ("unit tests, and tests on single servers", &["--workspace", "--exclude", "pgbaton-tests"]),
-    ("the whole: real clusters", &["--package", "pgbaton-tests"]),
+const GROUPS: &[Group] = &[
+    Group {
+        what: "unit tests, and tests on single servers",
+        arguments: &["--workspace", "--exclude", "pgbaton-tests"],
+        newest: false,
+    },
+    Group {
+        what: "PostgreSQL's protocol and catalogue on its newest version",
+        arguments: &["--workspace", "--exclude", "pgbaton-tests", "--test", "real"],
+        newest: true,
+    },
+    Group { what: "the whole: real clusters", arguments: &["--package", "pgbaton-tests"], newest: false },
 ];
+
+struct Group {
+    what: &'static str,
+    arguments: &'static [&'static str],
+    /// On the newest PostgreSQL that this machine can have, not on one that is installed.
+    newest: bool,
+}
+
+/// Where the tests of pgbaton-postgres find `initdb`, if not where Debian puts it.
+const XTASK_POSTGRES_BIN: &str = "XTASK_POSTGRES_BIN";
 
 fn deny(lab: &Lab, tally: &mut Tally) -> Result<()> {
     let installed = cargo(lab).args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -48,6 +48,19 @@ pub struct SlotReader {
     pub wait_event: Option<String>,
 }
 
+impl SlotReader {
+    /// A walsender that has sent all there is. Up to 16 the last letters of `WalSenderWaitForWAL` are large, from 17 on they are not.
+    pub fn has_nothing_to_send(&self) -> bool {
+        let waits = self.wait_event.as_deref().unwrap_or_default();
+        waits == "WalSenderMain" || waits.eq_ignore_ascii_case("WalSenderWaitForWAL")
+    }
+
+    /// PostgreSQL holds it back until the standbys of `synchronized_standby_slots` have flushed what it would send: 17 and later.
+    pub fn waits_for_standbys(&self) -> bool {
+        self.wait_event.as_deref() == Some("WaitForStandbyConfirmation")
+    }
+}
+
 impl Observation {
     /// WAL that the slot keeps from being removed, in bytes.
     pub fn retained_bytes(&self) -> Option<u64> {

@@ -8,6 +8,10 @@ use crate::sql::{QueryError, Sql};
 /// `application_name` holds at most this many bytes; a name that fills them may have been cut, its numbers with it.
 const MAX_NAME: usize = 63;
 
+/// Where a walsender waits that a signal ends at once, in small letters: up to 16 the last letters of WalSenderWaitForWAL are large,
+/// from 17 on they are not. The last one is where 17 holds it back for standbys.
+const HARMLESS: &str = "'walsendermain', 'walsenderwaitforwal', 'waitforstandbyconfirmation'";
+
 /// The holder of the lease, who wants the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimant<'a> {
@@ -59,7 +63,7 @@ fn statement(slot: &str, claimant: &Claimant<'_>) -> String {
         "WITH reader AS MATERIALIZED (\
            SELECT s.active_pid AS pid, a.application_name, \
              CASE WHEN r.write_lsn IS NOT NULL THEN r.write_lsn = r.sent_lsn \
-               AND COALESCE(a.wait_event IN ('WalSenderMain', 'WalSenderWaitForWAL'), false) END AS idle, \
+               AND COALESCE(pg_catalog.lower(a.wait_event) IN ({HARMLESS}), false) END AS idle, \
              CASE WHEN r.pid IS NOT NULL AND pg_catalog.octet_length(a.application_name) < {MAX_NAME} THEN \
                pg_catalog.regexp_match(a.application_name, \
                  '^pgbaton/([0-9a-f]{{8}})/[0-9a-f]{{8}}/([0-9a-f]{{8}})/t=[0-9]+/r=([0-9]+)$') END AS name \

@@ -202,8 +202,11 @@ impl Drop for Server {
     }
 }
 
-/// The directory with `initdb` of the newest version: Debian's layout, else where `pg_config` points.
+/// The directory with `initdb`: what the environment says, else the newest version of Debian's layout, else where `pg_config` points.
 fn newest_bin() -> PathBuf {
+    if let Some(named) = std::env::var_os("XTASK_POSTGRES_BIN") {
+        return named.into();
+    }
     let version = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path());
     let newest = installed.filter(|path| path.join("bin/initdb").exists()).max_by_key(|path| version(path));

@@ -1,7 +1,7 @@
 //! What the ordinary connection shows, as the core knows it.
 
 use pgbaton_core::{Lsn, Observation, SlotFacts, SystemIdentifier};
-use pgbaton_postgres::catalog::{self, Claimant, SlotRow};
+use pgbaton_postgres::catalog::{self, Claimant, SlotReader, SlotRow};
 use pgbaton_postgres::{Conninfo, QueryError, Sql, connect_client};
 use std::time::Duration;
 
@@ -40,12 +40,11 @@ pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result
     let seen = catalog::observe(&mut sql, slot).await?;
     let name = publication.replace('\'', "''");
     let rows = sql.rows(&format!("SELECT oid FROM pg_catalog.pg_publication WHERE pubname = '{name}'")).await?;
-    let waits = seen.reader.as_ref().and_then(|reader| reader.wait_event.as_deref());
     let extra = Extra {
         version: u32::try_from(seen.server_version).unwrap_or(0),
         retained_bytes: seen.retained_bytes(),
         write_position: seen.wal_lsn.unwrap_or(Lsn::INVALID),
-        waits_for_standbys: waits == Some("WaitForStandbyConfirmation"),
+        waits_for_standbys: seen.reader.as_ref().is_some_and(SlotReader::waits_for_standbys),
     };
     let observation = Observation {
         system_identifier: SystemIdentifier(seen.system_identifier),
@@ -54,7 +53,7 @@ pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result
         postmaster_started: seen.postmaster_start,
         write_position: extra.write_position,
         slot: seen.slot.map(facts),
-        reader_waits: matches!(waits, Some("WalSenderMain" | "WalSenderWaitForWAL")),
+        reader_waits: seen.reader.as_ref().is_some_and(SlotReader::has_nothing_to_send),
         reader_name: seen.reader.filter(|reader| reader.walsender).and_then(|reader| reader.application_name),
         publication_oid: rows.first().and_then(|row| row.at(0)).and_then(|oid| oid.parse().ok()),
     };
