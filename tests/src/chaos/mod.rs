@@ -30,6 +30,8 @@ const RATE: u32 = 100;
 const SETTLE: Duration = Duration::from_secs(60);
 /// A quarantine that lasts so long will not end by itself, and there is nothing left to strike.
 const HALTED: Duration = Duration::from_secs(60);
+/// How long a Patroni that found no quorum may be found dead afterwards: it tries for some seconds, and faults are that far apart.
+const PATRONI_GIVES_UP: Duration = Duration::from_secs(30);
 
 /// What to do.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +104,8 @@ pub async fn run(arena: &Arc<Arena>, options: Options, screen: &Screen) -> Resul
     let stage = Stage::open(&arena.cluster, RATE).await?;
     let journal = Journal::open(arena, screen)?;
     let observer = Observer::start(stage.target().clone());
-    let mut run = Dealing { arena, journal, observer, troubles: Vec::new(), halted: None, start: Instant::now() };
+    let (troubles, start) = (Vec::new(), Instant::now());
+    let mut run = Dealing { arena, journal, observer, troubles, halted: None, etcd_was_sick: None, start };
     let struck = run.deal(options).await?;
     let recovered_seconds = run.recover(&stage).await?;
     let Dealing { observer, troubles, start, .. } = run;
@@ -119,6 +122,8 @@ struct Dealing<'a> {
     observer: Observer,
     troubles: Vec<String>,
     halted: Option<Instant>,
+    /// When a member of etcd was seen struck last.
+    etcd_was_sick: Option<Instant>,
     start: Instant,
 }
 
@@ -171,12 +176,21 @@ impl Dealing<'_> {
         }
     }
 
-    /// Starts what ended by itself, as a supervisor would, and says so.
+    /// Starts what ended by itself, as a supervisor would, and says so. A Patroni that is started while etcd has no quorum ends after
+    /// a few seconds: that is its way, and no trouble.
     async fn look_after_the_dead(&mut self, sick: &[Fault]) -> Result<()> {
+        let of_etcd = |fault: &Fault| fault.targets.iter().any(|target| target.starts_with("etcd-"));
+        if sick.iter().any(of_etcd) {
+            self.etcd_was_sick = Some(Instant::now());
+        }
         for name in self.arena.cluster.nodes()? {
             let struck = sick.iter().any(|fault| fault.targets.contains(&name));
             if !struck && self.arena.cluster.pids(&name)?.is_empty() {
-                self.trouble(format!("at {:.1} s {name} had ended by itself", self.seconds()))?;
+                let words = format!("at {:.1} s {name} had ended by itself", self.seconds());
+                match self.etcd_was_sick.filter(|at| name.starts_with("pg-") && at.elapsed() < PATRONI_GIVES_UP) {
+                    Some(_) => self.journal.say("patroni", self.seconds(), &words)?,
+                    None => self.trouble(words)?,
+                }
                 self.arena.act(move |cluster| cluster.start(&name)).await?;
             }
         }
