@@ -110,6 +110,8 @@ pub(crate) struct Audit {
     written: BTreeMap<(u64, i64), (String, Time)>,
     leases: BTreeSet<(u64, i64)>,
     resets: u32,
+    /// Workers stopped for it, rightly.
+    reset_too_often: bool,
     verdict: Option<(Gap, Time)>,
     pub owners: Vec<usize>,
 }
@@ -252,6 +254,6 @@ impl Audit {
     }
 
     pub fn gap_was_made(&self) -> bool {
-        self.broken.is_some()
+        self.broken.is_some() || self.reset_too_often
     }
 }

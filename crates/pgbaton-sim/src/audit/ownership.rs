@@ -11,6 +11,9 @@ use crate::time::{Time, seconds};
 /// A lease is verified at least this often (K), give or take a call.
 const VERIFIED_WITHIN: std::time::Duration = std::time::Duration::from_millis(3500);
 
+/// So many restores, within the minutes that a schedule lasts, are for a person to look at.
+const MANY_RESETS: u32 = 3;
+
 impl Audit {
     pub fn etcd_restored(&mut self) {
         self.resets += 1;
@@ -52,6 +55,11 @@ impl Audit {
 
     /// 34, and 32: a quarantine has a true cause, and says its range.
     pub fn verdict_written(&mut self, by: Caller, gap: &Gap, now: Time) {
+        // Which of two etcds is the right one, nobody here can know.
+        if gap.code == Code::EtcdReset && self.resets >= MANY_RESETS {
+            self.reset_too_often = true;
+            return;
+        }
         let Some(broken) = self.broken else {
             return self.violate(34, || format!("worker {} quarantines for {}: {}", by.worker + 1, gap.code, gap.text));
         };
