@@ -20,6 +20,7 @@ use crate::renewal::Renewed;
 const PERIOD: Duration = Duration::from_millis(100);
 /// A look, and the connection that it may need, take no longer than this.
 const LIMIT: Duration = Duration::from_secs(3);
+/// While a connection hangs, another one is tried beside it after so long; and after one that was lost.
 const EAGER: Duration = Duration::from_millis(500);
 /// Standbys are always a little behind: waiting for them is told from here on.
 pub const TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -42,19 +43,28 @@ impl StandbyWatch {
             let mut client = None;
             loop {
                 let look = timeout(LIMIT, look(&mut client, &conninfo, waiting)).await;
-                let told = match look {
-                    Ok(Ok(standbys)) => flushed(&standbys, waiting, read),
-                    Ok(Err(failure)) => Err(failure),
-                    Err(_) => Err(waits(format!("the primary did not tell within {} s", LIMIT.as_secs()))),
+                let is_of_it = |seen: &Standbys| {
+                    (SystemIdentifier(seen.system_identifier), seen.timeline) == (read.0, Some(read.1))
                 };
-                if told.is_err() {
-                    // Another connection may find the server that is read.
-                    client = None;
-                }
+                let (told, is_lost) = match look {
+                    Ok(Ok(seen)) if is_of_it(&seen) => (flushed(&seen, waiting), false),
+                    Ok(Ok(_)) => (
+                        Err(waits("the server that tells of its standbys is not the one that is read".to_owned())),
+                        true,
+                    ),
+                    Ok(Err(failure)) => (Err(failure), true),
+                    Err(_) => (Err(waits(format!("the primary did not tell within {} s", LIMIT.as_secs()))), true),
+                };
                 if tell.send(told).is_err() {
                     return;
                 }
-                sleep(PERIOD).await;
+                if is_lost {
+                    // Another connection may find the server that is read.
+                    client = None;
+                    sleep(EAGER).await;
+                } else {
+                    sleep(PERIOD).await;
+                }
             }
         });
         let (barrier, ends) = (Barrier::default(), VecDeque::new());
@@ -136,19 +146,14 @@ async fn look(
     catalog::standbys(&mut &*client, waiting).await.map_err(|error| failures::query(&error))
 }
 
-fn flushed(standbys: &Standbys, waiting: Waiting, read: (SystemIdentifier, Timeline)) -> Result<Flushed, Failure> {
-    let server = SystemIdentifier(standbys.system_identifier);
-    let insert = standbys.insert_lsn.filter(|_| (server, standbys.timeline) == (read.0, Some(read.1)));
-    let Some(insert) = insert else {
-        return Err(waits("the server that tells of its standbys is not the one that is read".to_owned()));
-    };
-    if standbys.hidden {
+fn flushed(seen: &Standbys, waiting: Waiting) -> Result<Flushed, Failure> {
+    if seen.hidden {
         let detail =
             "standby_barrier looks at pg_stat_replication, which this role may not read; GRANT pg_monitor TO it";
         return Err(failures::passing(Code::PermissionDenied, detail.to_owned()));
     }
-    match (standbys.flushed, waiting) {
-        (Some(by_all), _) => Ok(Flushed { insert, by_all }),
+    match (seen.insert_lsn.zip(seen.flushed), waiting) {
+        (Some((insert, by_all)), _) => Ok(Flushed { insert, by_all }),
         (None, Waiting::ForSynchronous) => {
             Err(waits("no standby is synchronous: see synchronous_standby_names".to_owned()))
         }
