@@ -13,7 +13,7 @@ const SLOT_FREE: Duration = Duration::from_secs(10);
 /// A stopping server is left after this, whatever is pending.
 const LEAVE_STOPPING: Duration = Duration::from_secs(2);
 /// A stream that answers nothing for this long is looked into.
-const DEAF: Duration = Duration::from_secs(10);
+const DEAF: Duration = Duration::from_secs(7);
 /// How often the witness in etcd is written.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 
