@@ -3,7 +3,7 @@
 
 use crate::{
     AcceptMark, DivergenceMark, History, Ids, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction,
-    Position, ProgressRecord, PublicationMark, RecordType, Resume, Term, Torn, Watermark, hash_of,
+    Phantoms, Position, ProgressRecord, PublicationMark, RecordType, Resume, Term, Torn, Watermark, hash_of,
 };
 
 /// What every position-carrying record of a session repeats.
@@ -70,6 +70,7 @@ fn blank(record_type: RecordType, session: &str, worker: &str, number: u64) -> P
         partial: None,
         torn: None,
         divergence: None,
+        phantoms: Vec::new(),
         accepted: None,
         publication: None,
         config_hash: None,
@@ -94,6 +95,8 @@ pub struct Journal {
     previous_hash: Option<String>,
     /// Repeated until the position has passed it: a session that starts meanwhile has to read it back again.
     torn: Option<Torn>,
+    /// Repeated in the same way.
+    phantoms: Vec<Phantoms>,
     topic_ids: Ids,
     /// Topics that were made again, and somebody has accepted that.
     recreated: Vec<String>,
@@ -128,6 +131,7 @@ impl Journal {
             number: 0,
             previous_hash,
             torn: None,
+            phantoms: Vec::new(),
             topic_ids: Ids::new(),
             recreated: Vec::new(),
             ids_told: 0,
@@ -152,9 +156,9 @@ impl Journal {
         }
     }
 
-    /// The same after a torn transaction, which the records name until their position has passed it.
-    pub fn after(self, torn: Option<Torn>) -> Self {
-        Journal { torn, ..self }
+    /// The same after a torn transaction and phantoms, which the records name until their position has passed them.
+    pub fn after(self, torn: Option<Torn>, phantoms: Vec<Phantoms>) -> Self {
+        Journal { torn, phantoms, ..self }
     }
 
     /// The term of the session.
@@ -170,6 +174,8 @@ impl Journal {
         if first_start {
             progress.push(self.positioned(RecordType::Genesis, &reached, Vec::new()));
         }
+        let marked = |mark: DivergenceMark| Phantoms { term: self.term, from_lsn: mark.from_lsn, to_lsn: mark.to_lsn };
+        self.phantoms.extend(marks.divergence.map(marked));
         let divergence = marks.divergence.map(|mark| ProgressRecord {
             divergence: Some(mark),
             ..self.unchained(RecordType::Divergence, &reached, Vec::new())
@@ -214,8 +220,9 @@ impl Journal {
         self.ids_told = if tells { 0 } else { self.ids_told + u32::from(record_type == RecordType::Close) };
         record.topic_ids = tells.then(|| self.topic_ids.clone());
         let passed = |torn: &Torn| torn.greatest_id.is_none_or(|id| reached.position.lsn > id.commit_lsn);
-        if record_type == RecordType::Close && self.torn.as_ref().is_some_and(passed) {
-            self.torn = None;
+        if record_type == RecordType::Close {
+            self.torn = self.torn.take().filter(|torn| !passed(torn));
+            self.phantoms.retain(|phantoms| reached.position.lsn <= phantoms.to_lsn);
         }
         self.chained(record)
     }
@@ -231,6 +238,7 @@ impl Journal {
             last: reached.last.clone(),
             partial: reached.partial.clone(),
             torn: self.torn.clone(),
+            phantoms: self.phantoms.clone(),
             publication: Some(facts.publication.clone()),
             config_hash: Some(facts.config_hash.clone()),
             kafka_cluster: facts.kafka_cluster.clone(),

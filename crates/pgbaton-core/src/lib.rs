@@ -29,8 +29,8 @@ pub use lease::{KEEPALIVE_PERIOD, KEEPALIVE_TIMEOUT, Moment, Tenure, delivery_pa
 pub use lsn::{InvalidLsn, Lsn};
 pub use position::{EventId, InvalidEventId, Position, SystemIdentifier, Watermark};
 pub use progress::{
-    DivergenceMark, InvalidRecord, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, ProgressRecord,
-    PublicationMark, RecordType, Term, Torn, hash_of,
+    DivergenceMark, InvalidRecord, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction, Phantoms,
+    ProgressRecord, PublicationMark, RecordType, Term, Torn, hash_of,
 };
 pub use resume::{ChangesHash, Discontinuity};
 pub use row::{Column, Datum, Relation, ReplicaIdentity, Row};
@@ -38,7 +38,7 @@ pub use slot::{Reader, ReaderName, SlotFacts, SlotState};
 pub use stream::{Cutting, Publish, Status, Stream, StreamBreak};
 pub use timeline::{Fork, History, MalformedHistory, Timeline};
 pub use topics::{Ids, TopicIds};
-pub use torn::{Found, Known, Remains};
+pub use torn::{Found, Known, Remains, Standing};
 pub use verdict::{Gap, Recorded, Resume, Server, Verdict, judge, judge_first_start};
 pub use worker::{
     Cause, ClaimPlan, Effect, Failure, FailureKind, FenceRead, Hand, Holder, HolderView, Identity, Input, Inspection,

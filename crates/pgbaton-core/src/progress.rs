@@ -130,6 +130,18 @@ pub struct DivergenceMark {
     pub to_lsn: Lsn,
 }
 
+/// What a `divergence` has named, for sessions that read back later: records of terms before `term` with a commit LSN of
+/// `from_lsn` or more, up to `to_lsn`. Their ids do not tell, where two branches have one timeline number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phantoms {
+    /// The term whose claim marked them.
+    pub term: Term,
+    /// The fork.
+    pub from_lsn: Lsn,
+    /// The end of what was published.
+    pub to_lsn: Lsn,
+}
+
 /// A record of the progress topic, `"v": 1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressRecord {
@@ -162,6 +174,9 @@ pub struct ProgressRecord {
     pub torn: Option<Torn>,
     /// The phantoms, in a `divergence`.
     pub divergence: Option<DivergenceMark>,
+    /// Phantoms that the position has not passed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phantoms: Vec<Phantoms>,
     /// The gap that an `accept` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<AcceptMark>,

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::{EventId, Lsn, PartialTransaction, Position, ProgressRecord, Torn};
+use crate::{EventId, Lsn, PartialTransaction, Phantoms, Position, ProgressRecord, Term, Torn};
 
 /// What progress knows of: an id beyond it was left by a transaction that progress does not tell of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,16 +12,43 @@ pub struct Known {
     position: Position,
     /// The transaction published in part, and how many of its changes.
     partial: Option<(Lsn, u64)>,
+    phantoms: Vec<Phantoms>,
+}
+
+/// What a published record is to progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Progress tells of it, and of all that stands before it in its partition.
+    Told,
+    /// It did not survive, and a marker names it. Where two branches have one timeline number its id may be that of a
+    /// transaction that is still to come.
+    Phantom,
+    /// Progress does not know of it.
+    Beyond,
 }
 
 impl Known {
-    /// What a record with this position and this half-published transaction tells of.
-    pub fn new(position: Position, partial: Option<&PartialTransaction>) -> Self {
-        Known { position, partial: partial.map(|partial| (partial.final_lsn, partial.changes_done)) }
+    /// What a record with this position, this half-published transaction and these phantoms tells of.
+    pub fn new(position: Position, partial: Option<&PartialTransaction>, phantoms: &[Phantoms]) -> Self {
+        let partial = partial.map(|partial| (partial.final_lsn, partial.changes_done));
+        Known { position, partial, phantoms: phantoms.to_vec() }
     }
 
-    /// Is the id beyond it? Timelines only rise along the offsets of a partition.
-    pub fn is_beyond(&self, id: &EventId) -> bool {
+    /// What is a record with this id, published under this term?
+    pub fn standing(&self, id: &EventId, term: Option<Term>) -> Standing {
+        let is_of =
+            |phantoms: &Phantoms| term.is_some_and(|term| term < phantoms.term) && phantoms.from_lsn <= id.commit_lsn;
+        if !self.is_beyond(id) {
+            Standing::Told
+        } else if self.phantoms.iter().any(is_of) {
+            Standing::Phantom
+        } else {
+            Standing::Beyond
+        }
+    }
+
+    /// Timelines only rise along the offsets of a partition.
+    fn is_beyond(&self, id: &EventId) -> bool {
         if id.timeline != self.position.timeline {
             return id.timeline > self.position.timeline;
         }
@@ -51,6 +78,8 @@ pub struct Remains {
     greatest: HashMap<Arc<str>, Greatest>,
     count: u64,
     last: Option<EventId>,
+    /// What commits from here on is another transaction, whatever its id says.
+    until: Lsn,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,8 +92,13 @@ struct Greatest {
 impl Remains {
     /// What was found, in any order.
     pub fn new(found: Vec<Found>) -> Self {
-        let mut remains =
-            Remains { ids: HashMap::new(), greatest: HashMap::new(), count: found.len() as u64, last: None };
+        let mut remains = Remains {
+            ids: HashMap::new(),
+            greatest: HashMap::new(),
+            count: found.len() as u64,
+            last: None,
+            until: Lsn::MAX,
+        };
         for Found { topic, key, id } in found {
             remains.last = remains.last.max(Some(id));
             remains.ids.entry(topic.clone()).or_default().insert(id);
@@ -80,8 +114,16 @@ impl Remains {
         remains
     }
 
+    /// The same where the database has forked here: the rest is phantoms, and holds nothing.
+    pub fn before(self, fork: Lsn) -> Self {
+        Remains { until: fork, ..self }
+    }
+
     /// Was this record published by the torn transaction?
     pub fn hold(&self, topic: &str, key: Option<&[u8]>, id: &EventId) -> bool {
+        if id.commit_lsn >= self.until {
+            return false;
+        }
         let found = self.ids.get(topic).is_some_and(|ids| ids.contains(id));
         let greatest = self.greatest.get(topic).and_then(|greatest| match key {
             Some(key) => greatest.of_key.get(key).copied(),
@@ -92,7 +134,7 @@ impl Remains {
 
     /// A transaction that commits here lies behind all of it.
     pub fn end_before(&self, final_lsn: Lsn) -> bool {
-        self.last.is_none_or(|last| last.commit_lsn < final_lsn)
+        final_lsn >= self.until || self.last.is_none_or(|last| last.commit_lsn < final_lsn)
     }
 
     /// As records carry it.
@@ -130,12 +172,32 @@ mod tests {
 
     #[test]
     fn what_commits_at_the_position_or_behind_it_is_beyond_and_a_published_part_is_not() {
-        let known = Known::new(position(), None);
+        let known = Known::new(position(), None, &[]);
         assert!(known.is_beyond(&id(2, 1000, 0)) && known.is_beyond(&id(3, 900, 0)));
         assert!(!known.is_beyond(&id(2, 999, 5)) && !known.is_beyond(&id(1, 2000, 0)));
         let partial = PartialTransaction { xid: 8, final_lsn: Lsn(1200), changes_done: 5, hash: "h".into(), chunks: 1 };
-        let known = Known::new(position(), Some(&partial));
+        let known = Known::new(position(), Some(&partial), &[]);
         assert!(!known.is_beyond(&id(2, 1200, 4)) && known.is_beyond(&id(2, 1200, 5)));
+    }
+
+    #[test]
+    fn what_an_earlier_term_published_beyond_a_fork_is_phantoms_and_what_stands_before_them_is_looked_at() {
+        let phantoms = [Phantoms { term: Term(7), from_lsn: Lsn(1100), to_lsn: Lsn(1300) }];
+        let known = Known::new(position(), None, &phantoms);
+        assert_eq!(known.standing(&id(2, 1200, 0), Some(Term(6))), Standing::Phantom);
+        assert_eq!(known.standing(&id(2, 1050, 0), Some(Term(6))), Standing::Beyond, "before the fork");
+        assert_eq!(known.standing(&id(2, 1200, 0), Some(Term(7))), Standing::Beyond, "of the branch that survives");
+        assert_eq!(known.standing(&id(2, 900, 0), Some(Term(6))), Standing::Told);
+    }
+
+    #[test]
+    fn beyond_a_fork_nothing_is_held_whatever_its_id_is() {
+        let found = |key: &str, id| Found { topic: "t".into(), key: Some(key.as_bytes().into()), id };
+        let remains = Remains::new(vec![found("a", id(2, 1000, 3)), found("a", id(2, 1200, 0))]).before(Lsn(1100));
+        assert!(!remains.hold("t", Some(b"a"), &id(2, 1200, 0)) && !remains.hold("t", Some(b"a"), &id(2, 1150, 0)));
+        assert!(remains.hold("t", Some(b"a"), &id(2, 1000, 3)), "it survives");
+        assert!(remains.hold("t", Some(b"a"), &id(2, 1050, 0)), "it stood before the phantom of its key");
+        assert!(remains.end_before(Lsn(1100)) && !remains.end_before(Lsn(1099)));
     }
 
     #[test]

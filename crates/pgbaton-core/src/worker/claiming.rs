@@ -98,7 +98,8 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
                     Some(Recorded { torn: Some(remains.mark(&session, number)), ..recorded })
                 }
                 (Some(_), None) => {
-                    return Claiming::ReadBack(Known::new(recorded.position, recorded.partial.as_ref()));
+                    let known = Known::new(recorded.position, recorded.partial.as_ref(), &record.phantoms);
+                    return Claiming::ReadBack(known);
                 }
             },
             None => return stop(missing("the last progress record carries no position"), None),
@@ -153,9 +154,15 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
     };
     // What is beyond a checkpoint is no torn transaction: it has served to name the phantoms, and the rest comes again.
     let beside = read.from != ReadFrom::Checkpoint;
+    let remains = read.remains.clone().filter(|_| beside);
+    let remains = match marks.divergence {
+        Some(mark) => remains.map(|remains| remains.before(mark.from_lsn)),
+        None => remains,
+    };
     let torn = recorded.as_ref().and_then(|recorded| recorded.torn.clone()).filter(|_| beside);
+    let phantoms = last_record.map_or_else(Vec::new, |record| record.phantoms.clone());
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()))
-        .after(torn)
+        .after(torn, phantoms)
         .writing_to(read.topic_ids.current(&inspection.topics), recreated);
     let records = journal.claim(&resume, recorded.is_none(), marks, inspection.topics.clone());
     let plan = Box::new(ClaimPlan {
@@ -164,7 +171,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
         resume,
         history: server.history.clone(),
         in_chunks: claimant.in_chunks,
-        remains: read.remains.clone().filter(|_| beside),
+        remains,
         backend_pid: inspection.backend_pid,
     });
     Claiming::Claim { plan, reset }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use pgbaton_core::{EventId, Known, ProgressRecord, RecordType, hash_of};
+use pgbaton_core::{EventId, Known, ProgressRecord, RecordType, Standing, Term, hash_of};
 
 use crate::bus::Bus;
 use crate::message::{Caller, Event, KafkaRequest, ReadBack, Reply, Service};
@@ -353,10 +353,14 @@ impl Kafka {
         let committed = |partition: &Partition| {
             let readable = partition.entries[..partition.last_stable()].iter().rev();
             let records = readable.filter(|entry| self.is_committed(entry.txn)).filter_map(|entry| match &entry.body {
-                Body::Record(Payload::Data(record)) => Some((record.key, record.id)),
+                Body::Record(Payload::Data(record)) => {
+                    Some((record, known.standing(&record.id, Some(Term(record.term)))))
+                }
                 _ => None,
             });
-            records.take_while(|(_, id)| known.is_beyond(id)).collect::<Vec<_>>()
+            let above = records.take_while(|(_, standing)| *standing != Standing::Told);
+            let beyond = above.filter(|(_, standing)| *standing == Standing::Beyond);
+            beyond.map(|(record, _)| (record.key, record.id)).collect::<Vec<_>>()
         };
         self.data().flat_map(committed).collect()
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pgbaton_core::{
     ClaimPlan, Code, Cutting, Effect, FenceRead, Found, HolderView, Identity, Input, Inspection, Known, LeaseMark, Lsn,
     Moment, Observation, Policy, ProgressRecord, ReadFrom, RecordType, Remains, Server, SessionEnd, SlotFacts,
-    SlotState, Stream, TopicIds, Worker, first_open, hash_of,
+    SlotState, Standing, Stream, TopicIds, Worker, first_open, hash_of,
 };
 
 use super::postgres::{self, Message, Postgres};
@@ -220,7 +220,7 @@ impl Machine {
         let rows = (0..32_u16).filter(|row| rows & 1 << row != 0);
         let found =
             rows.map(|row| Found { topic: TOPIC.into(), key: Some(self.key_of(row)), id: self.postgres.id_of(row) });
-        Remains::new(found.filter(|found| known.is_beyond(&found.id)).collect())
+        Remains::new(found.filter(|found| known.standing(&found.id, None) == Standing::Beyond).collect())
     }
 
     /// Where the patch knows no keys, every row has one of its own.

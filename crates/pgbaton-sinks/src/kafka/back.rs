@@ -1,8 +1,7 @@
 //! Reading back what a torn transaction has left in the data topics.
 //!
 //! A transaction of an older session may be committed in part: the progress topic does not tell of it, the data topics
-//! do. What is found there was published, and is not published again. Which ids are beyond the progress is not decided
-//! here.
+//! do. What is found there was published, and is not published again. What is beyond the progress is not decided here.
 //!
 //! The calls block; they belong on the thread of `calls`.
 
@@ -10,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgbaton_core::EventId;
+use pgbaton_core::{EventId, Standing, Term};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
@@ -18,7 +17,10 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::fault::KafkaFault;
 use super::reader::{Reader, SLICE, passing};
-use super::witness::ID_HEADER;
+use super::witness::{ID_HEADER, TERM_HEADER};
+
+/// What a record with this id and under this term is to progress.
+pub(super) type Judge = dyn Fn(&EventId, Option<Term>) -> Standing;
 
 /// A committed record that the progress does not know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,19 +69,19 @@ struct Window {
     log_start: i64,
     start: i64,
     end: i64,
-    /// A record that is not beyond the progress was met: all older ones are not, either.
+    /// A record that progress tells of was met: it tells of all older ones, too.
     bottom: bool,
 }
 
 /// Of one topic, by partition.
 type Windows = HashMap<i32, Window>;
 
-/// Reads every partition of the topics from its readable end back to a record that is not beyond, and returns those that
-/// are, in no order. Topics that do not exist hold nothing.
+/// Reads every partition of the topics from its readable end back to a record that progress tells of, and returns those that
+/// are beyond, in no order. Topics that do not exist hold nothing.
 pub(super) fn read_back(
     reader: &Reader,
     topics: &[String],
-    is_beyond: &dyn Fn(&EventId) -> bool,
+    judge: &Judge,
     deadline: Instant,
 ) -> Result<Vec<FoundRecord>, ReadBackError> {
     let mut found = Found::default();
@@ -96,7 +98,7 @@ pub(super) fn read_back(
                 window.end = window.start;
                 window.start = (window.end - size).max(window.log_start);
             }
-            let outcome = topic.read(&mut windows, is_beyond, &mut found);
+            let outcome = topic.read(&mut windows, judge, &mut found);
             // Nothing is fetched any more from here on; a failure leaves an idle assignment behind.
             let _ = reader.consumer().unassign();
             outcome?;
@@ -131,12 +133,7 @@ impl Topic<'_> {
     }
 
     /// Reads all windows side by side.
-    fn read(
-        &self,
-        windows: &mut Windows,
-        is_beyond: &dyn Fn(&EventId) -> bool,
-        found: &mut Found,
-    ) -> Result<(), ReadBackError> {
+    fn read(&self, windows: &mut Windows, judge: &Judge, found: &mut Found) -> Result<(), ReadBackError> {
         let failed = |error: KafkaError| KafkaFault::from_error(&error, &self.doing());
         let mut assignment = TopicPartitionList::new();
         for (partition, window) in &*windows {
@@ -154,10 +151,10 @@ impl Topic<'_> {
                     if message.offset() >= window.end {
                         unread.remove(&partition);
                     } else if let Some(id) = id_of(&message)? {
-                        if is_beyond(&id) {
-                            found.add(&self.name, partition, message.key(), id)?;
-                        } else {
-                            window.bottom = true;
+                        match judge(&id, term_of(&message)) {
+                            Standing::Beyond => found.add(&self.name, partition, message.key(), id)?,
+                            Standing::Phantom => {}
+                            Standing::Told => window.bottom = true,
                         }
                     }
                 }
@@ -193,6 +190,12 @@ fn id_of(message: &BorrowedMessage<'_>) -> Result<Option<EventId>, ReadBackError
             offset: message.offset(),
         }),
     }
+}
+
+/// The term of a record of ours, if it tells one.
+fn term_of(message: &BorrowedMessage<'_>) -> Option<Term> {
+    let header = message.headers()?.iter().find(|header| header.key == TERM_HEADER)?;
+    std::str::from_utf8(header.value?).ok()?.parse().ok().map(Term)
 }
 
 #[derive(Default)]

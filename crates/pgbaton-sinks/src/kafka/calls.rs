@@ -55,9 +55,25 @@ impl Calls {
 
     /// Runs a job and waits for its value. If the caller goes away, the value is dropped on the thread.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        self.ask(job).value().await
+    }
+
+    /// Queues a job whose value is asked for later.
+    pub fn ask<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Asked<T> {
         let (done, value) = oneshot::channel();
         self.submit(move || drop(done.send(job())));
-        value.await.expect("the job always sends its value, but for a panic that is told there")
+        Asked(value)
+    }
+}
+
+/// A job under way. Dropping it drops its value.
+#[derive(Debug)]
+pub(super) struct Asked<T>(oneshot::Receiver<T>);
+
+impl<T> Asked<T> {
+    /// Waits for the value, which can be had once. Cancel-safe: a value that was not returned is there for the next call.
+    pub async fn value(&mut self) -> T {
+        (&mut self.0).await.expect("the job always sends its value, but for a panic that is told there")
     }
 }
 

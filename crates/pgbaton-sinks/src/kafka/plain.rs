@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgbaton_core::{EventId, ProgressRecord};
+use pgbaton_core::{EventId, ProgressRecord, Standing, Term};
 use tokio::runtime::Handle;
 
 use super::back::{FoundRecord, ReadBackError};
@@ -97,10 +97,10 @@ impl PlainSession {
     pub async fn read_back(
         &self,
         topics: &[&str],
-        is_beyond: impl Fn(&EventId) -> bool + Send + 'static,
+        judge: impl Fn(&EventId, Option<Term>) -> Standing + Send + 'static,
         limit: Duration,
     ) -> Result<Vec<FoundRecord>, ReadBackError> {
-        self.sending.read_back(topics, is_beyond, limit).await
+        self.sending.read_back(topics, judge, limit).await
     }
 
     /// See [`KafkaSession::prepare_topics`](super::KafkaSession::prepare_topics).

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgbaton_core::EventId;
+use pgbaton_core::{EventId, Standing, Term};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
 use super::back::{FoundRecord, ReadBackError, read_back};
-use super::calls::Calls;
+use super::calls::{Asked, Calls};
 use super::contract::{Accepted, DataRecord, WriteError};
 use super::fault::KafkaFault;
 use super::fence::Established;
@@ -29,11 +29,16 @@ pub(super) struct Sending {
     /// Records handed to the library since the instance was created.
     pub sent: u64,
     topics: HashMap<String, TopicShape>,
+    /// Topics that are being found or made, even if nobody waits for them any more.
+    preparing: Option<Asked<Prepared>>,
 }
+
+/// Topics that were found or made, each with its shape.
+type Prepared = Result<Vec<(String, TopicShape)>, TopicError>;
 
 impl Sending {
     pub fn new(established: Established, calls: Calls, sent: u64) -> Self {
-        Sending { established: Some(Arc::new(established)), calls, sent, topics: HashMap::new() }
+        Sending { established: Some(Arc::new(established)), calls, sent, topics: HashMap::new(), preparing: None }
     }
 
     pub fn established(&self) -> &Arc<Established> {
@@ -67,31 +72,34 @@ impl Sending {
     pub async fn read_back(
         &self,
         topics: &[&str],
-        is_beyond: impl Fn(&EventId) -> bool + Send + 'static,
+        judge: impl Fn(&EventId, Option<Term>) -> Standing + Send + 'static,
         limit: Duration,
     ) -> Result<Vec<FoundRecord>, ReadBackError> {
         let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
         let (established, deadline) = (Arc::clone(self.established()), Instant::now() + limit);
-        self.calls.run(move || read_back(established.topics.reader(), &topics, &is_beyond, deadline)).await
+        self.calls.run(move || read_back(established.topics.reader(), &topics, &judge, deadline)).await
     }
 
-    /// Makes sure that the topics exist and knows how many partitions they have.
+    /// Makes sure that the topics exist and knows how many partitions they have. Cancel-safe: the next call goes on waiting
+    /// for what was begun.
     pub async fn prepare_topics(&mut self, topics: &[&str]) -> Result<(), TopicError> {
-        let unknown: Vec<String> =
-            topics.iter().filter(|topic| !self.topics.contains_key(**topic)).map(|topic| (*topic).to_owned()).collect();
-        if unknown.is_empty() {
-            return Ok(());
+        loop {
+            if let Some(preparing) = &mut self.preparing {
+                let prepared = preparing.value().await;
+                self.preparing = None;
+                self.topics.extend(prepared?);
+            }
+            let is_unknown = |topic: &&&str| !self.topics.contains_key(**topic);
+            let unknown: Vec<String> = topics.iter().filter(is_unknown).map(|topic| (*topic).to_owned()).collect();
+            if unknown.is_empty() {
+                return Ok(());
+            }
+            let established = Arc::clone(self.established());
+            self.preparing = Some(self.calls.ask(move || {
+                let shapes = established.topics.ensure_data(&unknown, established.producer.largest_batch())?;
+                Ok(unknown.into_iter().zip(shapes).collect())
+            }));
         }
-        let established = Arc::clone(self.established());
-        let (unknown, shapes) = self
-            .calls
-            .run(move || {
-                let shapes = established.topics.ensure_data(&unknown, established.producer.largest_batch());
-                (unknown, shapes)
-            })
-            .await;
-        self.topics.extend(unknown.into_iter().zip(shapes?));
-        Ok(())
     }
 
     /// How many partitions a topic has that was prepared.

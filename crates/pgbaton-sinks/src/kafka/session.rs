@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pgbaton_core::{EventId, ProgressRecord};
+use pgbaton_core::{EventId, ProgressRecord, Standing, Term};
 use tokio::runtime::Handle;
 
 use super::back::{FoundRecord, ReadBackError};
@@ -105,18 +105,18 @@ impl KafkaSession {
         self.sending.table_topics(prefix).await
     }
 
-    /// Reads what stands at the ends of `topics` and is beyond the progress, as `is_beyond` knows it by its id: what a torn
-    /// transaction has left. In no order. For a session whose claim is not written yet, so that nobody writes meanwhile.
+    /// Reads what stands at the ends of `topics` and is beyond the progress, as `judge` knows it by its id and term: what a
+    /// torn transaction has left. In no order. For a session whose claim is not written yet, so that nobody writes meanwhile.
     ///
-    /// Each partition is read from its readable end back until a record of ours that is not beyond, in steps that double.
+    /// Each partition is read from its readable end back until a record that progress tells of, in steps that double.
     /// A million records or 256 MiB of keys are an error: no transaction of ours leaves as much.
     pub async fn read_back(
         &self,
         topics: &[&str],
-        is_beyond: impl Fn(&EventId) -> bool + Send + 'static,
+        judge: impl Fn(&EventId, Option<Term>) -> Standing + Send + 'static,
         limit: Duration,
     ) -> Result<Vec<FoundRecord>, ReadBackError> {
-        self.sending.read_back(topics, is_beyond, limit).await
+        self.sending.read_back(topics, judge, limit).await
     }
 
     /// Begins a transaction with `open` as its first record. Does not block. Data is taken once `open` is acknowledged: the
@@ -174,7 +174,7 @@ impl KafkaSession {
     }
 
     /// Makes sure that the topics exist and knows how many partitions they have. May be called while a transaction is
-    /// open; topics that are already known cost nothing.
+    /// open; topics that are already known cost nothing. Cancel-safe: the next call goes on waiting for what was begun.
     pub async fn prepare_topics(&mut self, topics: &[&str]) -> Result<(), TopicError> {
         self.sending.prepare_topics(topics).await
     }

@@ -14,6 +14,8 @@ use super::reader::{ADMIN_LIMIT, Reader, SLICE, passing};
 
 /// On every data record of ours.
 pub(super) const ID_HEADER: &str = "pgbaton.id";
+/// And this, the term it was published under.
+pub(super) const TERM_HEADER: &str = "pgbaton.term";
 /// How many offsets of a partition's end are looked at: its last record, and markers of transactions after it.
 const TAIL: i64 = 100;
 

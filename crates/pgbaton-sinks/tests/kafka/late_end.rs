@@ -2,7 +2,7 @@
 //!
 //! The last tests go past our rules with a producer of their own, to see what the rules are for.
 
-use pgbaton_core::{Lsn, ProgressRecord};
+use pgbaton_core::{Lsn, ProgressRecord, Standing};
 use pgbaton_sinks::kafka::{BeginError, Fenced, KafkaSession, KafkaTarget, SessionError, SinkEvent, Taint};
 use pgbaton_sinks::progress_topic;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -206,6 +206,9 @@ async fn a_late_commit_before_the_close_tears_the_transaction_which_shows_and_is
     let Fenced { session, read } = KafkaSession::fence(&target, &open("b", 0, 2)).await.unwrap();
     assert_eq!(read.last_open, Some(open("a", 2, 1)));
     assert_ne!(read.position.unwrap().record.number, 2, "the torn transaction has a close");
-    let found = session.read_back(&[&topic], |id| id.commit_lsn >= Lsn(2), LIMIT).await.unwrap();
+    let found = session
+        .read_back(&[&topic], |id, _| if id.commit_lsn >= Lsn(2) { Standing::Beyond } else { Standing::Told }, LIMIT)
+        .await
+        .unwrap();
     assert_eq!(found.iter().map(|record| (record.partition, record.id.commit_lsn)).collect::<Vec<_>>(), [(0, Lsn(2))]);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgbaton_core::{EventId, RecordType};
+use pgbaton_core::{EventId, RecordType, Standing};
 use pgbaton_sinks::kafka::{Accepted, Begun, DataRecord, PlainSession, SinkEvent};
 
 use crate::broker::Broker;
@@ -50,7 +50,7 @@ async fn a_session_fences_nobody_and_its_records_are_found_by_the_next() {
 
     let begun = PlainSession::begin(&target, PATIENCE, true).await.unwrap();
     assert_eq!((begun.progress, begun.witness.as_deref()), (None, Some(topic)));
-    let found = begun.session.read_back(&[topic], |_| true, LIMIT).await.unwrap();
+    let found = begun.session.read_back(&[topic], |_, _| Standing::Beyond, LIMIT).await.unwrap();
     assert_eq!(found.len(), 4);
     let id: EventId = "7/1/0/1/0".parse().unwrap();
     assert!(found.iter().all(|found| found.id == id));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pgbaton_core::{EventId, Lsn};
+use pgbaton_core::{EventId, Known, Lsn, Phantoms, Position, Standing, SystemIdentifier, Term, Timeline};
 use pgbaton_sinks::kafka::{Fenced, FoundRecord, KafkaSession, ReadBackError};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -19,12 +19,19 @@ fn id(commit: u64, change: u64) -> String {
     format!("7300000000000000000/1/{}/{change}", Lsn(commit))
 }
 
-fn beyond(position: u64) -> impl Fn(&EventId) -> bool + Send + 'static {
-    move |id| id.commit_lsn >= Lsn(position)
+fn beyond(position: u64) -> impl Fn(&EventId, Option<Term>) -> Standing + Send + 'static {
+    move |id, _| if id.commit_lsn >= Lsn(position) { Standing::Beyond } else { Standing::Told }
 }
 
 fn send(producer: &BaseProducer, topic: &str, partition: i32, id: Option<&str>) {
-    let headers = id.map(|id| OwnedHeaders::new().insert(Header { key: "pgbaton.id", value: Some(id) }));
+    send_under(producer, topic, partition, id, "1");
+}
+
+fn send_under(producer: &BaseProducer, topic: &str, partition: i32, id: Option<&str>, term: &str) {
+    let headers = id.map(|id| {
+        let id = Header { key: "pgbaton.id", value: Some(id) };
+        OwnedHeaders::new().insert(id).insert(Header { key: "pgbaton.term", value: Some(term) })
+    });
     let record = BaseRecord::to(topic).partition(partition).key("key").payload("value");
     let record = headers.into_iter().fold(record, BaseRecord::headers);
     producer.send(record).map_err(|(error, _)| error).unwrap();
@@ -91,6 +98,22 @@ async fn a_torn_transaction_longer_than_the_first_look_is_found_whole() {
     let found = fenced("long").await.read_back(&[&items], beyond(101), LIMIT).await.unwrap();
     assert_eq!(ids(&found), (0..4500).map(|change| (items.clone(), 0, id(200, change))).collect());
     assert_eq!(found.len(), 4500, "a record was read twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn phantoms_are_passed_over_and_what_stands_before_them_is_found() {
+    let (items, _) = pipeline("phantoms").await;
+    let producer = raw_producer(Broker::shared(), "phantoms");
+    producer.begin_transaction().unwrap();
+    for (commit, term) in [(100, "5"), (200, "6"), (400, "6"), (300, "7")] {
+        send_under(&producer, &items, 0, Some(&id(commit, 0)), term);
+    }
+    producer.commit_transaction(LIMIT).unwrap();
+    let position =
+        Position { system_identifier: SystemIdentifier(7300000000000000000), timeline: Timeline(1), lsn: Lsn(150) };
+    let known = Known::new(position, None, &[Phantoms { term: Term(7), from_lsn: Lsn(250), to_lsn: Lsn(400) }]);
+    let found = fenced("phantoms").await.read_back(&[&items], move |id, term| known.standing(id, term), LIMIT).await;
+    assert_eq!(ids(&found.unwrap()), [200, 300].map(|commit| (items.clone(), 0, id(commit, 0))).into());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

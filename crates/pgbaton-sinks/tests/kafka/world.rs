@@ -56,6 +56,7 @@ pub fn record(record_type: RecordType, session: &str, number: u64, term: u64) ->
         topics: Vec::new(),
         topic_ids: None,
         divergence: None,
+        phantoms: Vec::new(),
         previous_hash: None,
         accepted: None,
     }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgbaton_core::{
-    ClaimPlan, Code, EventId, FenceRead, Found, Known, Moment, ProgressRecord, Remains, SessionEnd, Tenure,
+    ClaimPlan, Code, EventId, FenceRead, Found, Known, Moment, ProgressRecord, Remains, SessionEnd, Standing, Tenure,
+    Term,
 };
 use pgbaton_sinks::kafka::{
     Accepted, BeginError, DataRecord, FenceError, FoundRecord, KafkaFault, KafkaSession, KafkaStandby, ReadBackError,
@@ -128,7 +129,7 @@ impl Sink {
     pub async fn read_back(&self, prefix: &str, known: Known) -> Result<Remains, (Code, String)> {
         let topics = self.table_topics(prefix).await.map_err(|fault| failures::kafka(&fault))?;
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let found = self.read_ends(&topics, move |id| known.is_beyond(id)).await;
+        let found = self.read_ends(&topics, move |id, term| known.standing(id, term)).await;
         let found = found.map_err(|error| failures::read_back(&error))?;
         let found = found.into_iter().map(|FoundRecord { topic, key, id, .. }| Found { topic, key, id });
         Ok(Remains::new(found.collect()))
@@ -144,15 +145,15 @@ impl Sink {
     async fn read_ends(
         &self,
         topics: &[&str],
-        is_beyond: impl Fn(&EventId) -> bool + Send + 'static,
+        judge: impl Fn(&EventId, Option<Term>) -> Standing + Send + 'static,
     ) -> Result<Vec<FoundRecord>, ReadBackError> {
         match self {
-            Sink::ExactlyOnce(session) => session.read_back(topics, is_beyond, READ_BACK_LIMIT).await,
-            Sink::AtLeastOnce(sink) => sink.session.read_back(topics, is_beyond, READ_BACK_LIMIT).await,
+            Sink::ExactlyOnce(session) => session.read_back(topics, judge, READ_BACK_LIMIT).await,
+            Sink::AtLeastOnce(sink) => sink.session.read_back(topics, judge, READ_BACK_LIMIT).await,
         }
     }
 
-    /// Makes sure that the topics exist.
+    /// Makes sure that the topics exist. Cancel-safe: the next call goes on waiting for what was begun.
     pub async fn prepare_topics(&mut self, topics: &[&str]) -> Result<(), TopicError> {
         match self {
             Sink::ExactlyOnce(session) => session.prepare_topics(topics).await,
