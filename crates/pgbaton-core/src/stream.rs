@@ -91,6 +91,8 @@ struct Transaction {
     chunk: Option<u64>,
     /// Rows of it in the open Kafka transaction.
     rows_open: u64,
+    /// A change is counted and not written yet.
+    writing: bool,
 }
 
 /// A Kafka transaction that is being filled.
@@ -160,12 +162,14 @@ impl Stream {
             Treatment::Publish { skip, chunks } if skip > 0 => Some(chunks),
             _ => self.in_chunks.then_some(0),
         };
-        self.transaction =
-            Some(Transaction { xid, final_lsn, committed_at, treatment, changes: 0, chunk, rows_open: 0 });
+        let transaction =
+            Transaction { xid, final_lsn, committed_at, treatment, changes: 0, chunk, rows_open: 0, writing: false };
+        self.transaction = Some(transaction);
         Ok(())
     }
 
-    /// One change (a row or a truncate) as its raw message. Answers with its id if it is to be published.
+    /// One change (a row or a truncate) as its raw message. Answers with its id if it is to be published; until
+    /// [`Stream::written`] says that it was, nothing can be closed.
     pub fn change(&mut self, message: &[u8]) -> Result<Option<Publish>, StreamBreak> {
         let Some(transaction) = &mut self.transaction else {
             return Err(StreamBreak::OutOfOrder { found: "a change", expected: "Begin" });
@@ -189,6 +193,7 @@ impl Stream {
             change,
             part: 0,
         };
+        transaction.writing = true;
         Ok(Some(Publish { id, chunk: transaction.chunk }))
     }
 
@@ -197,6 +202,7 @@ impl Stream {
         self.filling.get_or_insert(Filling { since: now, rows: 0 }).rows += 1;
         if let Some(transaction) = &mut self.transaction {
             transaction.rows_open += 1;
+            transaction.writing = false;
         }
     }
 
@@ -271,6 +277,7 @@ impl Stream {
         let Some(filling) = &self.filling else { return false };
         match &self.transaction {
             None => !more || now.since(filling.since) >= self.cutting.open_time || filling.rows >= self.cutting.rows,
+            Some(transaction) if transaction.writing => false,
             Some(transaction) => match transaction.chunk {
                 None => transaction.rows_open >= self.cutting.atomic_up_to,
                 Some(_) => {
@@ -284,12 +291,8 @@ impl Stream {
     /// May the next message be taken? In a transaction that is published in chunks a row is written only when it is known
     /// whether it is the last one, because its chunk mark says so: something always follows a row, nothing a commit.
     pub fn may_take(&self, is_commit: bool, more: bool) -> bool {
-        more || is_commit || !self.in_chunk()
-    }
-
-    /// The transaction being read is published in chunks: its Kafka transaction can be closed between any two rows.
-    pub fn in_chunk(&self) -> bool {
-        self.transaction.as_ref().is_some_and(|transaction| transaction.chunk.is_some())
+        let in_chunk = self.transaction.as_ref().is_some_and(|transaction| transaction.chunk.is_some());
+        more || is_commit || !in_chunk
     }
 
     /// An atomic transaction has been open for too long: this session has to abort it, and the next one publishes it in
@@ -366,9 +369,16 @@ impl Stream {
         self.filling.is_some()
     }
 
-    /// The open Kafka transaction could be closed here without cutting a PostgreSQL transaction in two.
+    /// No PostgreSQL transaction is being read.
     pub fn at_boundary(&self) -> bool {
         self.transaction.is_none()
+    }
+
+    /// The open Kafka transaction can be closed here, early: between two transactions, or between two rows of one that is
+    /// published in chunks.
+    pub fn may_close(&self) -> bool {
+        let between = |transaction: &Transaction| transaction.chunk.is_some() && !transaction.writing;
+        self.is_filling() && !self.is_committing() && self.transaction.as_ref().is_none_or(between)
     }
 
     /// What is durable.

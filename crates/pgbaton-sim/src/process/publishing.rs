@@ -121,10 +121,7 @@ impl Publishing {
         if !self.accepting {
             return false;
         }
-        if self.stream.is_filling()
-            && !self.stream.is_committing()
-            && (self.stream.at_boundary() || self.stream.in_chunk())
-        {
+        if self.stream.may_close() {
             self.close(now);
         }
         self.stream.is_committing()

@@ -125,7 +125,7 @@ impl Pipeline {
             self.handle(input);
             if let Some(publishing) = &mut self.session.publishing {
                 publishing.renewed(self.worker.tenure().as_ref());
-                if let Err(end) = publishing.turn().await {
+                if let Err(end) = publishing.turn() {
                     self.handle(Input::Broken(end));
                 } else if let Some(since) = publishing.silent_since(boottime()) {
                     self.handle(Input::StreamSilent { since });

@@ -122,24 +122,6 @@ impl Intake {
         Ok(())
     }
 
-    /// Waits for something of the sink, and reads and answers meanwhile.
-    pub async fn beside<T>(&mut self, stream: &mut Stream, sink: impl Future<Output = T>) -> Result<T, SessionEnd> {
-        tokio::pin!(sink);
-        loop {
-            let now = boottime();
-            if now >= self.status_due {
-                self.tell(stream, now)?;
-            }
-            let pause = self.status_due.since(now);
-            tokio::select! {
-                biased;
-                done = &mut sink => return Ok(done),
-                read = self.read(stream) => read?,
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-
     fn has_room(&self) -> bool {
         self.backlog_bytes < BACKLOG_BYTES
     }

@@ -16,6 +16,7 @@ use pgbaton_postgres::{ReplicationConnection, StreamError};
 use pgbaton_sinks::debezium::{Records, Source, TableEncoder};
 
 use self::intake::Intake;
+use self::rows::Held;
 use self::topics::TopicWatch;
 use super::access::Access;
 use super::failures;
@@ -65,6 +66,7 @@ pub struct Publishing {
     records: Records,
     scratch: Scratch,
     transaction: Option<TransactionFacts>,
+    held: Option<Held>,
     /// The transaction that is being read has published something.
     published_some: bool,
     last_commit_lsn: Option<Lsn>,
@@ -123,6 +125,7 @@ impl Publishing {
             records: Records::default(),
             scratch: Scratch { term: plan.journal.term().to_string(), ..Scratch::default() },
             transaction: None,
+            held: None,
             published_some: false,
             last_commit_lsn: plan.resume.last.as_ref().map(|last| last.lsn),
             remains: plan.remains.clone(),
@@ -160,7 +163,8 @@ impl Publishing {
 
     /// When the transaction that was read last committed; none while nothing is behind.
     pub fn behind_since(&self) -> Option<SystemTime> {
-        let pending = self.stream.is_filling() || self.stream.is_committing() || !self.intake.is_empty();
+        let pending =
+            self.stream.is_filling() || self.stream.is_committing() || self.held.is_some() || !self.intake.is_empty();
         self.last_commit_time.filter(|_| pending)
     }
 
@@ -178,6 +182,17 @@ impl Publishing {
             return self.intake.read_what_is_here(&mut self.stream);
         }
         let pause = until.since(boottime());
+        if let Some(Held::Topic { encoder, .. }) = &self.held {
+            let topic = [encoder.topic()];
+            return tokio::select! {
+                prepared = self.sink.prepare_topics(&topic) => match prepared {
+                    Ok(()) => self.topic_is_ready(),
+                    Err(error) => Err(failures::topic(&error)),
+                },
+                read = self.intake.read(&mut self.stream) => read,
+                () = tokio::time::sleep(pause) => Ok(()),
+            };
+        }
         tokio::select! {
             event = self.sink.event() => self.sink_event(event),
             read = self.intake.read(&mut self.stream) => read,
@@ -189,6 +204,7 @@ impl Publishing {
     fn has_work(&self) -> bool {
         let Some(next) = self.intake.front() else { return false };
         self.accepting
+            && self.held.is_none()
             && !self.stream.is_committing()
             && !self.sink_is_full()
             && self.stream.may_take(is_commit(next), self.intake.len() > 1)
@@ -210,14 +226,12 @@ impl Publishing {
             || self.sink.in_flight() >= (IN_FLIGHT_BYTES / self.average_record.max(1)).clamp(64, IN_FLIGHT_RECORDS)
     }
 
-    /// One turn: works on what is here, closes what is due, tells PostgreSQL how far we are.
-    pub async fn turn(&mut self) -> Result<(), SessionEnd> {
+    /// One turn: works on what is here, closes what is due, tells PostgreSQL how far we are. Waits for nothing.
+    pub fn turn(&mut self) -> Result<(), SessionEnd> {
         self.intake.look_at_standbys();
         let mut left = TURN;
-        while left > 0 && self.has_work() {
+        while left > 0 && self.step()? {
             left -= 1;
-            let Some((lsn, data)) = self.intake.pop() else { break };
-            self.message(lsn, &data).await?;
             if self.stream.is_filling() && self.stream.must_close(boottime(), self.has_more()) {
                 self.close();
             }
@@ -265,7 +279,7 @@ impl Publishing {
         let now = boottime();
         match event {
             Told::Delivered => {
-                self.moved = self.sink.waits_for_kafka(self.stream.is_committing()).then_some(now);
+                self.moved = self.waits_for_the_sink().then_some(now);
             }
             Told::Committed(took) => {
                 self.moved = None;
@@ -281,13 +295,20 @@ impl Publishing {
     }
 
     fn watch_the_sink(&mut self, now: Moment) -> Result<(), SessionEnd> {
-        if !self.sink.waits_for_kafka(self.stream.is_committing()) {
+        // While a topic is waited for nobody hears what the sink tells.
+        if !self.waits_for_the_sink() || matches!(self.held, Some(Held::Topic { .. })) {
             self.moved = None;
+            return Ok(());
         }
-        match self.moved {
-            Some(moved) if now.since(moved) >= STALLED_AFTER => Err(stalled()),
-            _ => Ok(()),
+        let moved = *self.moved.get_or_insert(now);
+        if now.since(moved) < STALLED_AFTER {
+            return Ok(());
         }
+        Err(SessionEnd::Stalled(format!("Kafka has acknowledged nothing for {} s", STALLED_AFTER.as_secs())))
+    }
+
+    fn waits_for_the_sink(&self) -> bool {
+        self.sink.waits_for_kafka(self.stream.is_committing()) || matches!(self.held, Some(Held::Change(_)))
     }
 
     /// Ends the data path. With `commit`, what is complete is committed and confirmed by then; the rest is left for the
@@ -296,10 +317,7 @@ impl Publishing {
         let limit = by.since(boottime());
         let _ = tokio::time::timeout(limit, async {
             if commit && self.accepting {
-                if self.stream.is_filling()
-                    && !self.stream.is_committing()
-                    && (self.stream.at_boundary() || self.stream.in_chunk())
-                {
+                if self.stream.may_close() {
                     self.close();
                 }
                 while self.stream.is_committing() {
@@ -312,10 +330,11 @@ impl Publishing {
             }
         })
         .await;
-        let Publishing { intake, sink, stream, .. } = self;
+        let Publishing { intake, sink, stream, held, .. } = self;
+        let open = stream.is_filling() || matches!(held, Some(Held::Change(_)));
         intake.close(by.since(boottime()).min(Duration::from_millis(500))).await;
         if !sink_failed {
-            let _ = tokio::time::timeout(by.since(boottime()), sink.close(stream.is_filling())).await;
+            let _ = tokio::time::timeout(by.since(boottime()), sink.close(open)).await;
         }
     }
 }
@@ -323,10 +342,6 @@ impl Publishing {
 /// The first byte of a pgoutput message is its kind.
 fn is_commit(message: &[u8]) -> bool {
     message.first() == Some(&b'C')
-}
-
-fn stalled() -> SessionEnd {
-    SessionEnd::Stalled(format!("Kafka has acknowledged nothing for {} s", STALLED_AFTER.as_secs()))
 }
 
 fn out_of_order(found: &'static str, expected: &'static str) -> SessionEnd {
