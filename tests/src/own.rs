@@ -173,6 +173,12 @@ impl Own {
         tokio::task::spawn_blocking(move || told(&bootstrap, &topic)).await?
     }
 
+    /// What the markers topic tells consumers, from its beginning.
+    pub async fn markers(&self) -> Result<Vec<Value>> {
+        let (bootstrap, topic) = (self.cluster.kafka_bootstrap()?, format!("__pgbaton.{}.markers", self.name));
+        tokio::task::spawn_blocking(move || committed(&bootstrap, &topic)).await?
+    }
+
     /// Waits until consumers have so many rows.
     pub async fn until_told(&self, rows: usize) -> Result<()> {
         let end = Instant::now() + START;
@@ -208,6 +214,12 @@ impl Own {
 }
 
 fn told(bootstrap: &str, topic: &str) -> Result<Vec<u64>> {
+    let row = |value: &Value| value["after"]["id"].as_u64().context("a record has no row");
+    committed(bootstrap, topic)?.iter().map(row).collect()
+}
+
+/// The values that read_committed consumers find in a topic; none where there is no such topic.
+fn committed(bootstrap: &str, topic: &str) -> Result<Vec<Value>> {
     let consumer = consumer(bootstrap)?;
     let metadata = consumer.fetch_metadata(None, KAFKA)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(Vec::new()) };
@@ -216,12 +228,11 @@ fn told(bootstrap: &str, topic: &str) -> Result<Vec<u64>> {
         all.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
     }
     consumer.assign(&all)?;
-    let (mut ids, mut at_end) = (Vec::new(), HashSet::new());
+    let (mut values, mut at_end) = (Vec::new(), HashSet::new());
     while at_end.len() < all.count() {
         match consumer.poll(KAFKA).context("Kafka is silent")? {
             Ok(message) => {
-                let value: Value = serde_json::from_slice(message.payload().context("a record has no value")?)?;
-                ids.push(value["after"]["id"].as_u64().context("a record has no row")?);
+                values.push(serde_json::from_slice(message.payload().context("a record has no value")?)?);
             }
             Err(KafkaError::PartitionEOF(partition)) => {
                 at_end.insert(partition);
@@ -229,7 +240,7 @@ fn told(bootstrap: &str, topic: &str) -> Result<Vec<u64>> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(ids)
+    Ok(values)
 }
 
 async fn act_on<T: Send + 'static>(

@@ -47,6 +47,7 @@ pub fn can_be_accepted(code: Code) -> Result<(), &'static str> {
         Code::SlotAhead
         | Code::ReplayMismatch
         | Code::PublicationChanged
+        | Code::PublicationShrunk
         | Code::TopicRecreated
         | Code::Diverged
         | Code::WrongCluster

@@ -61,6 +61,8 @@ codes! {
     PublicationMissing = "publication_missing",
     /// The publication was dropped and created again.
     PublicationChanged = "publication_changed",
+    /// Tables are not in the publication any more.
+    PublicationShrunk = "publication_shrunk",
     /// The progress topic has settings that would lose progress, or holds what we cannot read.
     ProgressTopicInvalid = "progress_topic_invalid",
     /// Two tables would be written to one topic.

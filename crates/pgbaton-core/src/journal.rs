@@ -2,7 +2,7 @@
 //! hashes is carried on.
 
 use crate::{
-    AcceptMark, DivergenceMark, History, Ids, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction,
+    AcceptMark, DivergenceMark, Gap, History, Ids, LastTransaction, LeaseMark, PROGRESS_VERSION, PartialTransaction,
     Phantoms, Position, ProgressRecord, PublicationMark, RecordType, Resume, Term, Torn, Watermark, hash_of,
 };
 
@@ -98,19 +98,32 @@ pub struct Journal {
     /// Repeated in the same way.
     phantoms: Vec<Phantoms>,
     topic_ids: Ids,
-    /// Topics that were made again, and somebody has accepted that.
-    recreated: Vec<String>,
     /// Closes since the ids were told.
     ids_told: u32,
 }
 
 /// What a claim tells consumers beside the new position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
     /// Published events that the server never had.
     pub divergence: Option<DivergenceMark>,
     /// Changes that are missing, and that somebody has accepted.
-    pub accepted: Option<AcceptMark>,
+    pub accepted: Vec<Accepted>,
+}
+
+/// An accepted gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Which.
+    pub mark: AcceptMark,
+    /// The topics that it concerns; none where it concerns all.
+    pub topics: Vec<String>,
+}
+
+impl From<&Gap> for Accepted {
+    fn from(gap: &Gap) -> Self {
+        Accepted { mark: AcceptMark::from(gap), topics: Vec::new() }
+    }
 }
 
 /// What the claim transaction writes behind its `open`.
@@ -133,14 +146,13 @@ impl Journal {
             torn: None,
             phantoms: Vec::new(),
             topic_ids: Ids::new(),
-            recreated: Vec::new(),
             ids_told: 0,
         }
     }
 
-    /// The same, writing to topics of these ids; `recreated` are not those that were written to before.
-    pub fn writing_to(self, topic_ids: Ids, recreated: Vec<String>) -> Self {
-        Journal { topic_ids, recreated, ..self }
+    /// The same, writing to topics of these ids.
+    pub fn writing_to(self, topic_ids: Ids) -> Self {
+        Journal { topic_ids, ..self }
     }
 
     /// What is known of the topics' ids.
@@ -180,12 +192,12 @@ impl Journal {
             divergence: Some(mark),
             ..self.unchained(RecordType::Divergence, &reached, Vec::new())
         });
-        let accepted = marks.accepted.map(|mark| ProgressRecord {
+        let accepted = marks.accepted.into_iter().map(|Accepted { mark, topics }| ProgressRecord {
             accepted: Some(mark),
-            ..self.unchained(RecordType::Accept, &reached, self.recreated.clone())
+            ..self.unchained(RecordType::Accept, &reached, topics)
         });
         let mut markers = Vec::new();
-        for marker in [divergence, accepted].into_iter().flatten() {
+        for marker in divergence.into_iter().chain(accepted).collect::<Vec<_>>() {
             let marker = self.chained(marker);
             markers.push(marker.clone());
             progress.push(marker);
@@ -296,7 +308,7 @@ mod tests {
             to_lsn: Lsn(100),
         };
         let mut records =
-            journal.claim(&resume(), true, Marks { divergence: Some(divergence), accepted: None }, vec![]).progress;
+            journal.claim(&resume(), true, Marks { divergence: Some(divergence), accepted: vec![] }, vec![]).progress;
         let types: Vec<_> = records.iter().map(|record| record.record_type).collect();
         assert_eq!(types, [RecordType::Genesis, RecordType::Divergence, RecordType::Claim]);
         assert_eq!(records[0].previous_hash.as_deref(), Some("before"));
@@ -312,7 +324,7 @@ mod tests {
     #[test]
     fn the_ids_of_the_topics_are_told_by_the_claim_when_they_become_more_and_now_and_then() {
         let ids = |ids: &[(&str, &str)]| ids.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Ids>();
-        let mut journal = journal(None).writing_to(ids(&[("a", "1")]), vec![]);
+        let mut journal = journal(None).writing_to(ids(&[("a", "1")]));
         let claim = journal.claim(&resume(), false, Marks::default(), vec![]).progress.pop().unwrap();
         assert_eq!(claim.topic_ids, Some(ids(&[("a", "1")])));
         let mut close = || {

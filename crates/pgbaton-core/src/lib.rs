@@ -24,7 +24,7 @@ pub use acceptance::{AcceptMark, accept, accepts, can_be_accepted, without_contr
 pub use barrier::{Barrier, Flushed};
 pub use checkpoint::{Checkpoint, ReadFrom, newer};
 pub use code::Code;
-pub use journal::{ClaimRecords, Journal, Marks, Reached, SessionFacts, first_open};
+pub use journal::{Accepted, ClaimRecords, Journal, Marks, Reached, SessionFacts, first_open};
 pub use lease::{KEEPALIVE_PERIOD, KEEPALIVE_TIMEOUT, Moment, Tenure, delivery_patience};
 pub use lsn::{InvalidLsn, Lsn};
 pub use position::{EventId, InvalidEventId, Position, SystemIdentifier, Watermark};

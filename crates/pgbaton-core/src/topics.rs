@@ -26,6 +26,11 @@ impl TopicIds {
         wanted.iter().filter(is_other).cloned().collect()
     }
 
+    /// Those that were written to and are not `wanted` any more.
+    pub fn dropped(&self, wanted: &[String]) -> Vec<String> {
+        self.recorded.keys().filter(|topic| !wanted.contains(topic)).cloned().collect()
+    }
+
     /// What a session of `wanted` begins with.
     pub fn current(&self, wanted: &[String]) -> Ids {
         let id = |topic: &String| match self.found.get(topic) {
@@ -77,6 +82,7 @@ mod tests {
         assert_eq!(known.current(&all), topics(&[("a", "1"), ("b", "9"), ("d", "4")], &[]).recorded);
         // A table that is not published any more may go with its topic.
         assert_eq!(known.recreated(&wanted(&["a"])), Vec::<String>::new());
+        assert_eq!(known.dropped(&wanted(&["a", "d"])), ["b", "c"]);
     }
 
     #[test]

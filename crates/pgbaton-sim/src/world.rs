@@ -95,6 +95,7 @@ impl World {
             fenced: true,
             slot_guarded: !scenario.strict,
             accept_gaps: false,
+            halt_on_shrink: false,
         };
         let drift = scenario.drift_ppm;
         let workers = (0..scenario.workers)

@@ -122,6 +122,7 @@ on_loss = "strict"
 
 [pipelines.orders]
 on_gap = "halt"
+on_publication_shrink = "note"
 standby_barrier = "off"
 takeover_grace = "1s"
 

@@ -1,4 +1,5 @@
-//! What an operator decides: to pause, to accept a gap, and that a second process under one name is a mistake.
+//! What an operator decides: to pause, to accept a gap, to take a table out of the publication, and that a second process under
+//! one name is a mistake.
 
 use std::time::Duration;
 
@@ -97,5 +98,69 @@ async fn a_second_process_under_one_name_says_so_and_takes_nothing() -> Result<(
     let statuses = own.statuses().await;
     let active = statuses.iter().filter(|status| status["role"] == "active").count();
     assert_eq!(active, 1, "{statuses:#?}");
+    shared.ends_well(own).await
+}
+
+/// Takes a second table out of the publication of a pipeline that has told ten rows of its own.
+async fn take_a_table_out(own: &Own) -> Result<()> {
+    own.insert(1..=10).await?;
+    own.until_told(10).await?;
+    own.sql(format!("alter publication {0} drop table {0}_other", own.name)).await?;
+    Ok(())
+}
+
+async fn with_another_table(own: &Own) -> Result<()> {
+    own.sql(format!(
+        "create table {0}_other (id int primary key); alter publication {0} add table {0}_other",
+        own.name
+    ))
+    .await?;
+    own.make_slot("pgoutput").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_taken_out_of_the_publication_is_named_to_consumers_and_the_rest_goes_on() -> Result<()> {
+    let shared = Shared::open().await?;
+    let mut own = shared.pipeline("less").await?;
+    with_another_table(&own).await?;
+    own.start().await?;
+    let holder =
+        own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?["holder"].clone();
+    take_a_table_out(&own).await?;
+    own.until("the note", PATIENCE, |status| has_reason(status, "publication_shrunk")).await?;
+    own.insert(11..=20).await?;
+    own.until_told(20).await?;
+    assert_eq!(own.told().await?, (1..=20).collect::<Vec<u64>>());
+    let markers = own.markers().await?;
+    let [marker] = &markers[..] else { anyhow::bail!("one marker is due: {markers:#?}") };
+    assert_eq!((&marker["type"], &marker["accepted"]["code"]), (&"accept".into(), &"publication_shrunk".into()));
+    assert_eq!(marker["topics"], serde_json::json!(["less.public.less_other"]));
+    let now = own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?;
+    assert_eq!(now["holder"]["worker"], holder["worker"], "nobody else took over");
+    shared.ends_well(own).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_that_is_to_stop_the_stream_it_goes_on_once_it_is_accepted() -> Result<()> {
+    let shared = Shared::open().await?;
+    let mut own = shared.pipeline("less_halts").await?;
+    with_another_table(&own).await?;
+    let halting = |config: String| {
+        let section = "[pipelines.less_halts.postgres]";
+        config.replacen(section, &format!("[pipelines.less_halts]\non_publication_shrink = \"halt\"\n\n{section}"), 1)
+    };
+    own.add_worker(halting).await?;
+    own.add_worker(halting).await?;
+    own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?;
+    take_a_table_out(&own).await?;
+    let stopped = own.until("the gap", PATIENCE, |status| status["gap"]["code"] == "publication_shrunk").await?;
+    let text = stopped["gap"]["text"].as_str().unwrap_or_default();
+    assert!(text.contains("less_halts.public.less_halts_other"), "{text}");
+    own.insert(11..=20).await?;
+    order(&own, 0, "gap/accept").await?;
+    own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?;
+    own.until_told(20).await?;
+    assert_eq!(own.told().await?, (1..=20).collect::<Vec<u64>>());
+    assert_eq!(own.markers().await?.len(), 1);
     shared.ends_well(own).await
 }

@@ -352,7 +352,8 @@ impl Ledger {
 
 /// After some of what a person can accept, ids and positions may be lower than before, or come once more.
 fn begins_anew(code: Code) -> bool {
-    !matches!(code, Code::SlotAhead | Code::PublicationChanged | Code::TopicRecreated | Code::EtcdReset)
+    use Code::{EtcdReset, PublicationChanged, PublicationShrunk, SlotAhead, TopicRecreated};
+    !matches!(code, SlotAhead | PublicationChanged | PublicationShrunk | TopicRecreated | EtcdReset)
 }
 
 fn name(record_type: RecordType) -> &'static str {

@@ -61,7 +61,7 @@ impl Writer {
             last: at.last,
             partial: at.partial,
         };
-        self.records.extend(journal.claim(&resume, first, Marks { divergence, accepted: None }, vec![]).progress);
+        self.records.extend(journal.claim(&resume, first, Marks { divergence, accepted: vec![] }, vec![]).progress);
         self.journal = Some(journal);
         self
     }

@@ -3,8 +3,9 @@
 use super::facts::{ClaimPlan, FenceRead, Inspection, VerdictSeen};
 use crate::torn::torn;
 use crate::{
-    AcceptMark, Code, Fork, Gap, Journal, Known, LeaseMark, Lsn, Marks, ProgressRecord, PublicationMark, ReadFrom,
-    Recorded, Server, SessionFacts, Term, Verdict, accept, accepts, judge, judge_first_start, without_contradiction,
+    Accepted, Code, Fork, Gap, Journal, Known, LeaseMark, Lsn, Marks, Position, ProgressRecord, PublicationMark,
+    ReadFrom, Recorded, Server, SessionFacts, Term, Verdict, accept, accepts, judge, judge_first_start,
+    without_contradiction,
 };
 
 /// Who claims, under which lease.
@@ -19,6 +20,8 @@ pub(super) struct Claimant<'a> {
     pub accepted: Option<&'a VerdictSeen>,
     /// Gaps are accepted without asking.
     pub accept_gaps: bool,
+    /// Tables that are not published any more stop the stream.
+    pub halt_on_shrink: bool,
 }
 
 impl Claimant<'_> {
@@ -118,12 +121,13 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
     let (resume, mut marks) = match verdict {
         Verdict::Continue(mut resume, divergence) => {
             let accepted = claimant.accepted.and_then(|accepted| without_contradiction(&mut resume, accepted));
-            (resume, Marks { divergence, accepted })
+            let accepted = accepted.map(|mark| Accepted { mark, topics: Vec::new() });
+            (resume, Marks { divergence, accepted: accepted.into_iter().collect() })
         }
         Verdict::Quarantine(gap) if claimant.accepts(&gap) => {
             match accept(&gap, recorded.as_ref(), server, &inspection.slot) {
                 Verdict::Continue(resume, divergence) => {
-                    (resume, Marks { divergence, accepted: Some(AcceptMark::from(&gap)) })
+                    (resume, Marks { divergence, accepted: vec![Accepted::from(&gap)] })
                 }
                 Verdict::Quarantine(gap) => return stop(gap, recorded),
             }
@@ -133,10 +137,17 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
     let recreated = read.topic_ids.recreated(&inspection.topics);
     if let Some(recorded) = recorded.as_ref().filter(|_| !recreated.is_empty()) {
         let gap = read.topic_ids.gap(&recreated, recorded.position);
-        if marks.accepted.is_some() || !claimant.accepts(&gap) {
+        if !marks.accepted.is_empty() || !claimant.accepts(&gap) {
             return stop(gap, Some(recorded.clone()));
         }
-        marks.accepted = Some(AcceptMark::from(&gap));
+        marks.accepted.push(Accepted { topics: recreated, ..Accepted::from(&gap) });
+    }
+    if let Some((recorded, topics)) = recorded.as_ref().zip(unpublished(recorded.as_ref(), inspection, read)) {
+        let gap = shrunk(&topics, recorded.position);
+        if claimant.halt_on_shrink && !claimant.accepts(&gap) {
+            return stop(gap, Some(recorded.clone()));
+        }
+        marks.accepted.push(Accepted { topics, ..Accepted::from(&gap) });
     }
     let Some(oid) = server.publication_oid else {
         return stop(missing("the publication does not exist"), recorded);
@@ -163,7 +174,7 @@ pub(super) fn decide(claimant: &Claimant<'_>, inspection: &Inspection, read: &Fe
     let phantoms = last_record.map_or_else(Vec::new, |record| record.phantoms.clone());
     let mut journal = Journal::new(facts, term, read.position.as_ref().map(|(_, hash)| hash.clone()))
         .after(torn, phantoms)
-        .writing_to(read.topic_ids.current(&inspection.topics), recreated);
+        .writing_to(read.topic_ids.current(&inspection.topics));
     let records = journal.claim(&resume, recorded.is_none(), marks, inspection.topics.clone());
     let plan = Box::new(ClaimPlan {
         records,
@@ -190,6 +201,34 @@ fn unrecorded(
         ReadFrom::Checkpoint => matches!(recorded.history.fork_with(&server.history), Fork::At(_))
             .then(|| (record.session.clone(), record.number)),
     }
+}
+
+/// Topics whose tables were published when progress was recorded, and are not any more.
+fn unpublished(recorded: Option<&Recorded>, inspection: &Inspection, read: &FenceRead) -> Option<Vec<String>> {
+    let mark = recorded?.publication.as_ref()?;
+    let topics = read.topic_ids.dropped(&inspection.topics);
+    (mark.tables_hash != inspection.tables_hash && !topics.is_empty()).then_some(topics)
+}
+
+/// From where on is not known: what was committed before the publication was altered still comes.
+fn shrunk(topics: &[String], published: Position) -> Gap {
+    Gap {
+        code: Code::PublicationShrunk,
+        timeline: published.timeline,
+        from_lsn: published.lsn,
+        to_lsn: None,
+        text: nothing_more_comes(topics),
+    }
+}
+
+/// That tables are not published any more, if the claim says so.
+pub(super) fn told_of_fewer_tables(plan: &ClaimPlan) -> Option<String> {
+    let tells = |mark: &&ProgressRecord| mark.accepted.is_some_and(|mark| mark.code == Code::PublicationShrunk);
+    plan.records.markers.iter().find(tells).map(|mark| nothing_more_comes(&mark.topics))
+}
+
+fn nothing_more_comes(topics: &[String]) -> String {
+    format!("tables were removed from the publication, renamed or dropped: nothing more comes to {}", topics.join(", "))
 }
 
 fn stop(gap: Gap, recorded: Option<Recorded>) -> Claiming {

@@ -247,6 +247,7 @@ mod tests {
             reader_name: None,
             reader_waits: false,
             publication_oid: None,
+            members: String::new(),
         }
     }
 

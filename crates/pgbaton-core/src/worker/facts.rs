@@ -129,6 +129,8 @@ pub struct Observation {
     pub reader_waits: bool,
     /// The publication's OID.
     pub publication_oid: Option<u32>,
+    /// Which tables and schemas it names, as text to compare.
+    pub members: String,
 }
 
 /// What Inspect found, asked on the replication connection itself.
@@ -150,6 +152,8 @@ pub struct Inspection {
     pub backend_pid: i32,
     /// Hash of the publication's tables.
     pub tables_hash: String,
+    /// Which tables and schemas the publication names, as text to compare.
+    pub members: String,
     /// Topics of the publication's tables, in order of their names.
     pub topics: Vec<String>,
 }

@@ -66,6 +66,8 @@ pub struct Policy {
     pub slot_guarded: bool,
     /// Accept a gap without asking anybody (`on_gap = "accept"`).
     pub accept_gaps: bool,
+    /// Tables that are not published any more stop the stream (`on_publication_shrink = "halt"`); else a marker names them.
+    pub halt_on_shrink: bool,
 }
 
 /// A change of owner that this worker made.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::claiming::{Claimant, Claiming, decide, too_many_resets};
+use super::claiming::{Claimant, Claiming, decide, told_of_fewer_tables, too_many_resets};
 use super::facts::{ClaimPlan, Failure, FailureKind, FenceRead, Inspection};
 use super::tenure::{AfterSession, InTenure, Step, end, release};
 use super::{Effect, FRESH, Input, NAMED, Observation, Worker};
@@ -239,6 +239,7 @@ impl Worker {
             in_chunks: self.in_chunks,
             accepted: self.accepted(),
             accept_gaps: self.policy.accept_gaps,
+            halt_on_shrink: self.policy.halt_on_shrink,
         };
         match decide(&claimant, &inspection, &read) {
             Claiming::ReadBack(known) => {
@@ -264,6 +265,9 @@ impl Worker {
                     self.notice = Some((Code::EtcdReset, reset.as_str().to_owned()));
                 }
                 t.reset = reset;
+                if let Some(detail) = told_of_fewer_tables(&plan) {
+                    self.notice = Some((Code::PublicationShrunk, detail));
+                }
                 if let Some(torn) = plan.records.progress.last().and_then(|claim| claim.torn.as_ref()) {
                     let detail = format!(
                         "transaction {} of session {} became visible in part: {} records of it were read back, and are not \
@@ -361,7 +365,7 @@ impl Worker {
         self.named_until = Some(asked_at + NAMED);
         self.failure = None;
         // What happened at the claim is told for as long as the tenure lasts.
-        let stays = |code: &Code| matches!(code, Code::EtcdReset | Code::TornTransaction);
+        let stays = |code: &Code| matches!(code, Code::EtcdReset | Code::TornTransaction | Code::PublicationShrunk);
         if self.notice.as_ref().is_some_and(|(code, _)| !stays(code)) {
             self.notice = None;
         }
@@ -394,8 +398,9 @@ impl Worker {
                     // It answers and names us: what looked like a shutdown was somebody ending our connection.
                     running.close_by = None;
                     self.named_until = Some(asked_at + NAMED);
-                    if observation.publication_oid != running.inspected.server.publication_oid {
-                        // Dropped, or made anew: the verdict of the next session names it.
+                    let publication = (observation.publication_oid, &observation.members);
+                    if publication != (running.inspected.server.publication_oid, &running.inspected.members) {
+                        // Dropped, made anew or altered: the verdict of the next session names it.
                         t.step = Step::Streaming(running);
                         return end(t, now, false, AfterSession::Retry, effects);
                     }

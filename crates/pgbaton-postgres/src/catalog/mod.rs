@@ -9,7 +9,7 @@ mod stale;
 mod standbys;
 
 pub use observation::{Observation, SlotReader, observe};
-pub use publication::{Publication, PublishedTable, primary_key, publication};
+pub use publication::{Membership, Publication, PublishedTable, membership, primary_key, publication};
 pub use slot::{SlotRow, slot};
 pub use stale::{Claimant, StaleReader, terminate_stale};
 pub use standbys::{Standbys, Waiting, standbys};

@@ -2,7 +2,7 @@
 
 use pgbaton_core::{Lsn, ReplicaIdentity, Timeline};
 use pgbaton_postgres::catalog::{
-    Claimant, Waiting, observe, primary_key, publication, slot, standbys, terminate_stale,
+    Claimant, Waiting, membership, observe, primary_key, publication, slot, standbys, terminate_stale,
 };
 use pgbaton_postgres::{Frame, Meaning, ReplicationConnection, TargetSessionAttrs, connect_client};
 
@@ -129,6 +129,39 @@ async fn a_publication_tells_its_tables_and_what_identifies_their_rows() {
     assert_eq!(inserts.without_identity().count(), 0);
     assert_eq!(publication(&mut client, "empty").await.unwrap().unwrap().tables, []);
     assert_eq!(publication(&mut client, "pub").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_publication_that_is_altered_or_made_again_names_something_else_and_a_table_taken_out_and_in_again_too() {
+    let server = Server::shared();
+    let conninfo = server.database("altered");
+    execute(
+        &conninfo,
+        "CREATE TABLE one (id int PRIMARY KEY); CREATE TABLE two (id int PRIMARY KEY); CREATE SCHEMA more;
+         CREATE PUBLICATION altered FOR TABLE one, two; CREATE PUBLICATION other FOR TABLE one",
+    )
+    .await;
+    let (mut client, _task) = connect_client(&conninfo, "test", None).await.unwrap();
+    let mut replication = ReplicationConnection::connect(&conninfo, "pgbaton/").await.unwrap();
+    let first = membership(&mut client, "altered").await.unwrap().unwrap();
+    assert_eq!(membership(&mut replication, "altered").await.unwrap(), Some(first.clone()));
+    assert_eq!(first.oid, publication(&mut client, "altered").await.unwrap().unwrap().oid);
+    execute(&conninfo, "ALTER PUBLICATION other DROP TABLE one; INSERT INTO one VALUES (1)").await;
+    assert_eq!(membership(&mut client, "altered").await.unwrap(), Some(first.clone()));
+    let mut seen = vec![first];
+    for change in [
+        "ALTER PUBLICATION altered DROP TABLE two",
+        "ALTER PUBLICATION altered ADD TABLE two",
+        "ALTER PUBLICATION altered ADD TABLES IN SCHEMA more",
+        "DROP TABLE two",
+        "DROP PUBLICATION altered; CREATE PUBLICATION altered FOR ALL TABLES",
+    ] {
+        execute(&conninfo, change).await;
+        let now = membership(&mut client, "altered").await.unwrap().unwrap();
+        assert!(!seen.contains(&now), "{change}: {now:?}");
+        seen.push(now);
+    }
+    assert_eq!(membership(&mut client, "none").await.unwrap(), None);
 }
 
 #[tokio::test]

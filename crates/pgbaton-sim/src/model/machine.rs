@@ -376,6 +376,7 @@ impl Bench {
             fenced: true,
             slot_guarded: true,
             accept_gaps: false,
+            halt_on_shrink: false,
         };
         let confirmed = Lsn(u64::from(question.confirmed));
         let now = Moment(Duration::from_secs(1000));
@@ -389,6 +390,7 @@ impl Bench {
             postmaster_started: "p".to_owned(),
             backend_pid: 1,
             tables_hash: "t".to_owned(),
+            members: String::new(),
             topics: vec![TOPIC.to_owned()],
         };
         let mut bench = Bench { worker: Worker::new(identity(question.worker), policy), now, inspection };
@@ -481,6 +483,7 @@ fn observation(server: &Server, confirmed: Lsn) -> Observation {
         reader_name: None,
         reader_waits: false,
         publication_oid: server.publication_oid,
+        members: String::new(),
     }
 }
 

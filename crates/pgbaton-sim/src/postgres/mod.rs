@@ -194,6 +194,7 @@ impl Postgres {
             reader_name: reader.and_then(|reader| self.reader_name(reader)),
             reader_waits: reader.and_then(|reader| self.walsenders.get(&reader)).is_some_and(Walsender::waits),
             publication_oid: Some(PUBLICATION),
+            members: String::new(),
         });
         Reply::Looked { over: (node, server.boot), observation }
     }
@@ -239,6 +240,7 @@ impl Postgres {
             postmaster_started: server.started(),
             backend_pid: connection,
             tables_hash: hash_of(b"items"),
+            members: String::new(),
             topics: vec!["orders.public.items".to_owned()],
         });
         Reply::Connected { connection, inspection }

@@ -94,6 +94,7 @@ impl Process {
             reader_name: None,
             reader_waits: false,
             publication_oid: Some(PUBLICATION),
+            members: String::new(),
         })
     }
 }

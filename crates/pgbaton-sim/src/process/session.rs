@@ -648,7 +648,7 @@ impl Process {
             .find(|record| record.record_type == RecordType::Divergence)
             .and_then(|record| record.divergence);
         let mut journal = Journal::new(facts, plan.journal.term(), Some(hash_of(&before.to_bytes())));
-        plan.records = journal.claim(&plan.resume, false, Marks { divergence, accepted: None }, claim.topics);
+        plan.records = journal.claim(&plan.resume, false, Marks { divergence, accepted: Vec::new() }, claim.topics);
         plan.journal = journal;
         plan
     }

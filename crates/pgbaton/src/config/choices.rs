@@ -91,6 +91,14 @@ choices! {
         Accept = "accept";
         later: "resnapshot"
 
+    /// What happens when tables are not published any more.
+    OnPublicationShrink:
+        /// Go on, and name their topics in the markers.
+        Note = "note",
+        /// Quarantine, until a person decides.
+        Halt = "halt";
+        later:
+
     /// Whether publication waits for standbys of PostgreSQL.
     StandbyBarrier:
         /// It does not.

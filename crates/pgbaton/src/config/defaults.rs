@@ -1,6 +1,8 @@
 //! What takes effect where nothing is given, as it would be written.
 
-use super::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier, VerifyClient};
+use super::{
+    Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, OnPublicationShrink, StandbyBarrier, VerifyClient,
+};
 
 pub(super) const LISTEN: &str = "0.0.0.0:8080";
 pub(super) const VERIFY_CLIENT: VerifyClient = VerifyClient::None;
@@ -11,6 +13,7 @@ pub(super) const LEASE_TTL: &str = "10s";
 pub(super) const ON_LOSS: OnLoss = OnLoss::SlotGuarded;
 
 pub(super) const ON_GAP: OnGap = OnGap::Halt;
+pub(super) const ON_PUBLICATION_SHRINK: OnPublicationShrink = OnPublicationShrink::Note;
 pub(super) const STANDBY_BARRIER: StandbyBarrier = StandbyBarrier::Off;
 pub(super) const TAKEOVER_GRACE: &str = "1s";
 pub(super) const AUDIT: bool = false;

@@ -26,7 +26,9 @@ use std::{
     time::Duration,
 };
 
-pub use choices::{Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, StandbyBarrier, VerifyClient};
+pub use choices::{
+    Backend, Compat, Delivery, Format, LogFormat, OnGap, OnLoss, OnPublicationShrink, StandbyBarrier, VerifyClient,
+};
 pub use effective::Effective;
 pub use mistake::{Invalid, Mistake, Place};
 pub(crate) use properties::PASSWORD_PROPERTY;
@@ -162,6 +164,10 @@ pub struct PipelineConfig {
     /// `publication_changed` only).
     #[schemars(extend("default" = defaults::ON_GAP.as_str()))]
     pub on_gap: OnGap,
+    /// What happens when tables of the publication are not published any more (`ALTER PUBLICATION ... DROP TABLE`, a table that is
+    /// renamed or dropped): go on with a marker that names their topics, or quarantine until a person accepts.
+    #[schemars(extend("default" = defaults::ON_PUBLICATION_SHRINK.as_str()))]
+    pub on_publication_shrink: OnPublicationShrink,
     /// Whether publication waits until standbys of PostgreSQL have flushed a transaction: those that it is synchronous with, or all
     /// that stream. Where there is none, it waits, too. What they have a failover to one of them cannot take back. Needs
     /// `pg_monitor`.

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     Backend, Certificate, Compat, Config, CoordinationConfig, Delivery, EtcdUser, Format, Given, HttpConfig, Invalid,
-    KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, PipelineConfig, PostgresConfig, StandbyBarrier,
-    VerifyClient, defaults,
+    KafkaConfig, Loaded, LogConfig, LogFormat, OnGap, OnLoss, OnPublicationShrink, PipelineConfig, PostgresConfig,
+    StandbyBarrier, VerifyClient, defaults,
     effective::{Effective, Shown},
     properties::{self, PASSWORD_PROPERTY},
     reader::Reader,
@@ -252,6 +252,8 @@ fn pipelines(root: &mut Section<'_>, backend: Option<Backend>) -> Option<BTreeMa
 
 fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<PipelineConfig> {
     let on_gap = section.or("on_gap", defaults::ON_GAP.as_str(), OnGap::parse);
+    let on_publication_shrink =
+        section.or("on_publication_shrink", defaults::ON_PUBLICATION_SHRINK.as_str(), OnPublicationShrink::parse);
     let standby_barrier = section.or("standby_barrier", defaults::STANDBY_BARRIER.as_str(), StandbyBarrier::parse);
     let takeover_grace = section.or("takeover_grace", defaults::TAKEOVER_GRACE, rules::takeover_grace);
     let audit = section.flag("audit", defaults::AUDIT);
@@ -259,6 +261,7 @@ fn pipeline(mut section: Section<'_>, backend: Option<Backend>) -> Option<Pipeli
     let kafka = kafka(section.section("kafka"), backend);
     Some(PipelineConfig {
         on_gap: on_gap?,
+        on_publication_shrink: on_publication_shrink?,
         standby_barrier: standby_barrier?,
         takeover_grace: takeover_grace?,
         audit: audit?,

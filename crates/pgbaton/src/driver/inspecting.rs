@@ -72,6 +72,8 @@ async fn look(
     let identity = connection.identify_system().await.map_err(refused)?;
     let history = connection.timeline_history(identity.timeline).await.map_err(refused)?;
     let seen = catalog::observe(connection, &wanted.slot).await.map_err(refused)?;
+    // Before the tables: what is altered in between shows when the stream is looked at.
+    let membership = catalog::membership(connection, &wanted.publication).await.map_err(refused)?;
     let publication = catalog::publication(connection, &wanted.publication).await.map_err(refused)?;
     let backend_pid = connection.backend_pid();
 
@@ -110,6 +112,7 @@ async fn look(
         postmaster_started: seen.postmaster_start,
         backend_pid,
         tables_hash: hash_of(tables.as_bytes()),
+        members: membership.map_or_else(String::new, |publication| publication.members),
         topics,
     };
     Ok((inspection, keys))

@@ -38,8 +38,7 @@ pub fn facts(row: SlotRow) -> SlotFacts {
 /// One look.
 pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result<(Observation, Extra), QueryError> {
     let seen = catalog::observe(&mut sql, slot).await?;
-    let name = publication.replace('\'', "''");
-    let rows = sql.rows(&format!("SELECT oid FROM pg_catalog.pg_publication WHERE pubname = '{name}'")).await?;
+    let publication = catalog::membership(&mut sql, publication).await?;
     let extra = Extra {
         version: u32::try_from(seen.server_version).unwrap_or(0),
         retained_bytes: seen.retained_bytes(),
@@ -55,7 +54,8 @@ pub async fn observe(mut sql: impl Sql, slot: &str, publication: &str) -> Result
         slot: seen.slot.map(facts),
         reader_waits: seen.reader.as_ref().is_some_and(SlotReader::has_nothing_to_send),
         reader_name: seen.reader.filter(|reader| reader.walsender).and_then(|reader| reader.application_name),
-        publication_oid: rows.first().and_then(|row| row.at(0)).and_then(|oid| oid.parse().ok()),
+        publication_oid: publication.as_ref().map(|publication| publication.oid),
+        members: publication.map_or_else(String::new, |publication| publication.members),
     };
     Ok((observation, extra))
 }

@@ -11,6 +11,7 @@ fn lease_free(nonce: &str) -> Bench {
         fenced: true,
         slot_guarded: true,
         accept_gaps: false,
+        halt_on_shrink: false,
     };
     bench.worker = Worker::new(identity, policy);
     bench

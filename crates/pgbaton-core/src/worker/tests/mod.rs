@@ -32,6 +32,7 @@ impl Bench {
             fenced: true,
             slot_guarded: true,
             accept_gaps: false,
+            halt_on_shrink: false,
         };
         Bench { worker: Worker::new(identity, policy), now: Moment(Duration::from_secs(1000)) }
     }
@@ -131,6 +132,7 @@ fn observation(reader: Option<i32>, confirmed: u64) -> Observation {
         reader_name: None,
         reader_waits: false,
         publication_oid: Some(16400),
+        members: String::new(),
     }
 }
 
@@ -149,6 +151,7 @@ fn inspection() -> Inspection {
         postmaster_started: "p".into(),
         backend_pid: MY_BACKEND,
         tables_hash: "t".into(),
+        members: String::new(),
         topics: vec!["orders.public.items".into()],
     }
 }
@@ -485,6 +488,65 @@ fn a_torn_transaction_is_read_back_before_the_verdict_and_named_by_the_claim() {
     assert_eq!((torn.number, torn.count, torn.greatest_id), (4, 1, Some(left)));
     assert!(plan.remains.as_ref().is_some_and(|remains| remains.hold("orders.public.items", None, &left)));
     assert_eq!(bench.worker.reasons()[0].0, Code::TornTransaction);
+}
+
+/// Published before were items and orders; the publication has only items now.
+fn read_before_a_table_was_removed() -> FenceRead {
+    let mut read = read_after_one_session();
+    let (record, _) = read.position.as_mut().unwrap();
+    record.publication.as_mut().unwrap().tables_hash = "before".into();
+    let id = |name: &str| (format!("orders.public.{name}"), "id".to_owned());
+    read.topic_ids.recorded = [id("items"), id("orders")].into();
+    read
+}
+
+#[test]
+fn tables_that_are_not_published_any_more_are_named_by_a_marker_once_and_by_the_status() {
+    let mut bench = Bench::new();
+    bench.win();
+    bench.claim(read_before_a_table_was_removed());
+    let effects = bench.tell(Input::HolderRead(Some(true)));
+    let plan = claimed(&effects);
+    let [marker] = &plan.records.markers[..] else { panic!("{:?}", plan.records.markers) };
+    assert_eq!(marker.accepted.map(|mark| (mark.code, mark.to_lsn)), Some((Code::PublicationShrunk, None)));
+    assert_eq!(marker.topics, ["orders.public.orders"]);
+    assert_eq!(plan.journal.topic_ids().keys().collect::<Vec<_>>(), ["orders.public.items"], "not named again");
+    assert_eq!(bench.worker.reasons()[0].0, Code::PublicationShrunk);
+
+    let mut grown = Bench::new();
+    grown.win();
+    let mut read = read_before_a_table_was_removed();
+    read.topic_ids.recorded.remove("orders.public.orders");
+    grown.claim(read);
+    let effects = grown.tell(Input::HolderRead(Some(true)));
+    assert_eq!(claimed(&effects).records.markers, [], "tables were only added");
+}
+
+#[test]
+fn where_an_operator_wants_it_tables_that_are_not_published_any_more_stop_the_stream_until_that_is_accepted() {
+    let mut bench = Bench::new();
+    bench.worker.policy.halt_on_shrink = true;
+    bench.win();
+    bench.claim(read_before_a_table_was_removed());
+    bench.tell(Input::HolderRead(Some(true)));
+    bench.tell(Input::SessionEnded);
+    bench.tell(Input::Released);
+    let gap = bench.worker.gap().expect("it stops").clone();
+    assert_eq!((gap.code, gap.from_lsn, gap.to_lsn), (Code::PublicationShrunk, Lsn(900), None));
+    assert!(gap.text.contains("orders.public.orders"), "{}", gap.text);
+    let verdict = VerdictSeen { code: gap.code, from_lsn: gap.from_lsn, to_lsn: None, accepted: true };
+    let view = HolderView { revision: 130, holder: None, successor: None, paused: false, verdict: Some(verdict) };
+    bench.tell(Input::HolderSeen(view));
+    assert_eq!(bench.worker.state(), State::Standby);
+}
+
+#[test]
+fn a_publication_that_is_altered_ends_the_session_and_the_next_one_claims_what_it_has() {
+    let mut bench = Bench::new();
+    bench.stream();
+    let altered = Observation { members: "another".into(), ..observation(Some(MY_BACKEND), 900) };
+    let effects = bench.tell(Input::Observed { asked_at: bench.now, observation: altered, durable: None });
+    assert!(matches!(effects[..], [Effect::EndSession { .. }]), "{effects:?}");
 }
 
 /// Two standbys were promoted to timeline 2, one after the other, and a transaction of the first is torn.

@@ -20,7 +20,7 @@ use super::super::sink::Delivering;
 use super::super::watchdog::Watchdog;
 use super::super::{Error, inspecting};
 use super::{FACTS, Fact, PROBE_LIMIT, PROBE_PERIOD, Pipeline};
-use crate::config::{Backend, Config, Delivery, OnGap, OnLoss, PipelineConfig};
+use crate::config::{Backend, Config, Delivery, OnGap, OnLoss, OnPublicationShrink, PipelineConfig};
 use crate::coordination::{self, Etcd, HolderValue, Peers, WorkerValue};
 use crate::http::Command;
 use crate::metrics::Meters;
@@ -75,6 +75,7 @@ impl Pipeline {
             fenced: delivery == Delivery::ExactlyOnce,
             slot_guarded: config.coordination.on_loss == OnLoss::SlotGuarded,
             accept_gaps: settings.on_gap == OnGap::Accept,
+            halt_on_shrink: settings.on_publication_shrink == OnPublicationShrink::Halt,
         };
         let (peers_told, peers) = watch::channel(Peers::new());
         let prefix_in_etcd = format!("{}/{name}", config.coordination.prefix);
