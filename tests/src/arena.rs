@@ -1,7 +1,9 @@
 //! A cluster whose every way can be disturbed: proxies on all of them, workers behind the proxies.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
-use xtask::cluster::{Cluster, Spec};
+use xtask::cluster::{Cluster, Guard, Spec};
 
 use crate::proxy::Links;
 
@@ -18,6 +20,16 @@ impl Arena {
     /// Brings a cluster up, stands on its ways and starts its workers. Blocks.
     pub fn raise(spec: Spec) -> Result<Self> {
         Self::stand_in(Cluster::up(&Spec { proxied: true, ..spec })?)
+    }
+
+    /// The same for a test, with all that it needs installed before: the cluster ends with the guard.
+    pub async fn for_test(spec: Spec) -> Result<(Arc<Self>, Guard)> {
+        let raise = move || {
+            xtask::setup::ensure_done()?;
+            let guard = Cluster::up_for_test(&Spec { proxied: true, ..spec })?;
+            Ok((Arc::new(Self::stand_in(guard.clone())?), guard))
+        };
+        tokio::task::spawn_blocking(raise).await?
     }
 
     /// Stands on the ways of a proxied cluster, and starts those of its workers that do not run. Blocks.

@@ -236,6 +236,19 @@ impl Played {
     pub fn is_clean(&self) -> bool {
         self.failure.is_none() && self.outcome.is_clean()
     }
+
+    /// What a test says of it that is to be clean and to have looked at something; none if it is and has.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        let Played { facts, takeovers, failure, outcome } = self;
+        let has_looked = outcome.verdict.written > 0 && outcome.samples > 0;
+        (!self.is_clean() || !has_looked).then(|| {
+            format!(
+                "{failure:?}, {facts:?}, {takeovers:?}\n{}\n{:?}\n{} samples; {:#?}",
+                outcome.verdict, outcome.load, outcome.samples, outcome.lies
+            )
+        })
+    }
 }
 
 /// Plays a scenario from the first row to the checker's verdict.

@@ -1,6 +1,6 @@
 //! What must come of each failure. The failures are the scenarios that anybody can play with `cargo xtask scenario`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use pgbaton_tests::scenario::{self, Played, Scenario};
 use pgbaton_tests::screen::Screen;
 
@@ -10,11 +10,9 @@ use crate::Alone;
 async fn plays(scenario: Scenario) -> Result<Played> {
     let mut alone = Alone::open().await?;
     let played = scenario::perform(&alone.ground.arena, scenario, &Screen::new()).await?;
-    let Played { facts, takeovers, failure, outcome } = &played;
-    assert_eq!(*failure, None, "{facts:?}, {takeovers:?}");
-    assert!(outcome.verdict.is_clean(), "{}\n{:?}", outcome.verdict, outcome.load);
-    assert!(outcome.verdict.written > 0 && outcome.samples > 0);
-    assert_eq!(outcome.lies, Vec::<String>::new());
+    if let Some(complaint) = played.complaint() {
+        bail!(complaint);
+    }
     alone.words.wanted = false;
     Ok(played)
 }
