@@ -128,6 +128,19 @@ impl Own {
         }
     }
 
+    /// Waits until every worker's status is as wanted.
+    pub async fn until_all(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let statuses = self.statuses().await;
+            if statuses.len() == self.workers.len() && statuses.iter().all(&wanted) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "waited {limit:?} for {what} at every worker; they say {statuses:#?}");
+            tokio::time::sleep(ASK).await;
+        }
+    }
+
     /// SQL as the superuser on the leader.
     pub async fn sql(&self, sql: String) -> Result<String> {
         act_on(&self.cluster, move |cluster| cluster.sql(None, &sql)).await

@@ -20,11 +20,12 @@ const VIOLATIONS: &str = "pgbaton_audit_violations_total";
 /// From one broker on loopback to a cluster that hardly answers.
 const COMMIT_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Makes the process's recorder. Once per process, before any [`Meters`].
+/// Makes the process's recorder, with the counters of these pipelines: whoever asks first finds all of them. Once per process,
+/// before any [`Meters`].
 ///
 /// # Errors
 /// When the process has a recorder already.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
+pub fn install<'a>(pipelines: impl Iterator<Item = &'a str>) -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(COMMIT_SECONDS.to_owned()), COMMIT_BUCKETS)?
         .install_recorder()?;
@@ -36,6 +37,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         VIOLATIONS,
         "What this worker found wrong in the topics while it stood by, by the rule that is broken."
     );
+    pipelines.for_each(|pipeline| drop(Meters::new(pipeline)));
     Ok(handle)
 }
 

@@ -32,7 +32,7 @@ struct Worker {
 
 fn recorder() -> PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
-    RECORDER.get_or_init(|| metrics::install().unwrap()).clone()
+    RECORDER.get_or_init(|| metrics::install(std::iter::empty()).unwrap()).clone()
 }
 
 impl Worker {

@@ -57,7 +57,7 @@ async fn an_accepted_gap_is_left_behind_and_all_that_follows_is_told() -> Result
     own.insert(11..=20).await?;
     type_blocks_of_the_pages(&own, "sql").await?;
     every_worker(&own, Cluster::start).await?;
-    own.until("the gap", PATIENCE, |status| status["gap"]["code"] == "slot_ahead").await?;
+    own.until_all("the gap", PATIENCE, |status| status["gap"]["code"] == "slot_ahead").await?;
     own.insert(21..=30).await?;
     type_blocks_of_the_pages(&own, "sh").await?;
     own.until("a worker to stream", PATIENCE, |status| status["role"] == "active").await?;

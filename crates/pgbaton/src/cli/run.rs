@@ -94,7 +94,7 @@ fn serve(config: Arc<Config>, driver: impl Driver) -> Result<u8, Box<dyn Error>>
         token_file: config.http.token_file.clone(),
         tls: Some(tls.clone()),
         verify_client: config.http.verify_client,
-        metrics: metrics::install()?,
+        metrics: metrics::install(config.pipelines.keys().map(String::as_str))?,
     };
     let _server = bound.serve(service)?;
     info!(worker = config.name, %address, url, version = env!("CARGO_PKG_VERSION"), "worker started");
