@@ -1,12 +1,12 @@
 //! What the tests say and see: records, sessions, and topics read from outside.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgbaton_core::{Lsn, Position, ProgressRecord, RecordType, SystemIdentifier, Term, Timeline, Watermark};
 use pgbaton_sinks::kafka::{Accepted, DataRecord, Fenced, KafkaSession, KafkaTarget, SinkEvent};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
@@ -158,7 +158,7 @@ pub fn read(broker: &Broker, topic: &str, isolation: &str) -> Vec<Seen> {
         assignment.add_partition_offset(topic, partition as i32, Offset::Beginning).unwrap();
     }
     consumer.assign(&assignment).unwrap();
-    let (mut seen, mut ended) = (Vec::new(), 0);
+    let (mut seen, mut ended, began) = (Vec::new(), 0, Instant::now());
     while ended < partitions {
         match consumer.poll(LIMIT).expect("the topic is readable") {
             Ok(message) => seen.push(Seen {
@@ -168,6 +168,10 @@ pub fn read(broker: &Broker, topic: &str, isolation: &str) -> Vec<Seen> {
                 value: text(message.payload()),
             }),
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            // A broker that stood still a moment ago: the library connects again.
+            Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
+            )) if began.elapsed() < LIMIT => {}
             Err(error) => panic!("{error}"),
         }
     }
