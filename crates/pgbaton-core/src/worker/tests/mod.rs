@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    History, LastTransaction, Lsn, Phantoms, Position, ProgressRecord, Reached, ReadFrom, ReaderName, RecordType,
-    Server, SlotFacts, SlotState, SystemIdentifier, Timeline, TopicIds, Watermark,
+    History, LastTransaction, Lsn, Position, ProgressRecord, ReadFrom, ReaderName, RecordType, Server, SlotFacts,
+    SlotState, SystemIdentifier, Timeline, TopicIds, Watermark,
 };
 
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
@@ -470,131 +470,6 @@ fn a_slot_that_moves_past_what_is_durable_while_streaming_is_a_gap_if_the_next_s
 }
 
 #[test]
-fn a_torn_transaction_is_read_back_before_the_verdict_and_named_by_the_claim() {
-    let mut bench = Bench::new();
-    bench.win();
-    let mut read = read_after_one_session();
-    read.last_open = Some(ProgressRecord { number: 4, ..crate::first_open("s1", "worker-1") });
-    let effects = bench.claim(read);
-    let [Effect::ReadBack(known)] = &effects[..] else { panic!("not read back: {effects:?}") };
-    let left: crate::EventId = "7/1/0/400/0".parse().unwrap();
-    assert_eq!(known.standing(&left, None), crate::Standing::Beyond);
-    let found = crate::Found { topic: "orders.public.items".into(), key: None, id: left };
-    let effects = bench.tell(Input::ReadBack(crate::Remains::new(vec![found])));
-    assert!(matches!(effects[..], [Effect::ReadHolder(_)]), "{effects:?}");
-    let effects = bench.tell(Input::HolderRead(Some(true)));
-    let plan = claimed(&effects);
-    let torn = plan.records.progress[0].torn.as_ref().expect("the claim names it");
-    assert_eq!((torn.number, torn.count, torn.greatest_id), (4, 1, Some(left)));
-    assert!(plan.remains.as_ref().is_some_and(|remains| remains.hold("orders.public.items", None, &left)));
-    assert_eq!(bench.worker.reasons()[0].0, Code::TornTransaction);
-}
-
-/// Published before were items and orders; the publication has only items now.
-fn read_before_a_table_was_removed() -> FenceRead {
-    let mut read = read_after_one_session();
-    let (record, _) = read.position.as_mut().unwrap();
-    record.publication.as_mut().unwrap().tables_hash = "before".into();
-    let id = |name: &str| (format!("orders.public.{name}"), "id".to_owned());
-    read.topic_ids.recorded = [id("items"), id("orders")].into();
-    read
-}
-
-#[test]
-fn tables_that_are_not_published_any_more_are_named_by_a_marker_once_and_by_the_status() {
-    let mut bench = Bench::new();
-    bench.win();
-    bench.claim(read_before_a_table_was_removed());
-    let effects = bench.tell(Input::HolderRead(Some(true)));
-    let plan = claimed(&effects);
-    let [marker] = &plan.records.markers[..] else { panic!("{:?}", plan.records.markers) };
-    assert_eq!(marker.accepted.map(|mark| (mark.code, mark.to_lsn)), Some((Code::PublicationShrunk, None)));
-    assert_eq!(marker.topics, ["orders.public.orders"]);
-    assert_eq!(plan.journal.topic_ids().keys().collect::<Vec<_>>(), ["orders.public.items"], "not named again");
-    assert_eq!(bench.worker.reasons()[0].0, Code::PublicationShrunk);
-
-    let mut grown = Bench::new();
-    grown.win();
-    let mut read = read_before_a_table_was_removed();
-    read.topic_ids.recorded.remove("orders.public.orders");
-    grown.claim(read);
-    let effects = grown.tell(Input::HolderRead(Some(true)));
-    assert_eq!(claimed(&effects).records.markers, [], "tables were only added");
-}
-
-#[test]
-fn where_an_operator_wants_it_tables_that_are_not_published_any_more_stop_the_stream_until_that_is_accepted() {
-    let mut bench = Bench::new();
-    bench.worker.policy.halt_on_shrink = true;
-    bench.win();
-    bench.claim(read_before_a_table_was_removed());
-    bench.tell(Input::HolderRead(Some(true)));
-    bench.tell(Input::SessionEnded);
-    bench.tell(Input::Released);
-    let gap = bench.worker.gap().expect("it stops").clone();
-    assert_eq!((gap.code, gap.from_lsn, gap.to_lsn), (Code::PublicationShrunk, Lsn(900), None));
-    assert!(gap.text.contains("orders.public.orders"), "{}", gap.text);
-    let verdict = VerdictSeen { code: gap.code, from_lsn: gap.from_lsn, to_lsn: None, accepted: true };
-    let view = HolderView { revision: 130, holder: None, successor: None, paused: false, verdict: Some(verdict) };
-    bench.tell(Input::HolderSeen(view));
-    assert_eq!(bench.worker.state(), State::Standby);
-}
-
-#[test]
-fn a_publication_that_is_altered_ends_the_session_and_the_next_one_claims_what_it_has() {
-    let mut bench = Bench::new();
-    bench.stream();
-    let altered = Observation { members: "another".into(), ..observation(Some(MY_BACKEND), 900) };
-    let effects = bench.tell(Input::Observed { asked_at: bench.now, observation: altered, durable: None });
-    assert!(matches!(effects[..], [Effect::EndSession { .. }]), "{effects:?}");
-}
-
-/// Two standbys were promoted to timeline 2, one after the other, and a transaction of the first is torn.
-#[test]
-fn what_a_torn_transaction_has_left_on_a_branch_that_is_gone_keeps_nothing_back_now_or_later() {
-    let mut read = read_after_one_session();
-    let (record, _) = read.position.as_mut().unwrap();
-    record.history = Some(vec![(Timeline(1), Lsn(1500))]);
-    record.server_timeline = Some(Timeline(2));
-    read.last_open = Some(ProgressRecord { number: 4, ..crate::first_open("s1", "worker-1") });
-    let mut inspection = inspection();
-    inspection.server.history = History::new(vec![(Timeline(1), Lsn(1000))], Timeline(2));
-    let id = |lsn| crate::EventId {
-        system_identifier: SYSTEM,
-        timeline: Timeline(2),
-        commit_lsn: Lsn(lsn),
-        change: 0,
-        part: 0,
-    };
-    let found = crate::Found { topic: "orders.public.items".into(), key: None, id: id(1600) };
-
-    let mut bench = Bench::new();
-    bench.win();
-    bench.tell(Input::Inspected(Box::new(inspection)));
-    bench.tell(Input::HolderRead(Some(true)));
-    bench.tell(Input::SinkFenced(Box::new(read)));
-    bench.tell(Input::ReadBack(crate::Remains::new(vec![found])));
-    let effects = bench.tell(Input::HolderRead(Some(true)));
-    let plan = claimed(&effects);
-    let mark = plan.records.markers[0].divergence.expect("what the torn transaction has left is named");
-    assert_eq!((mark.from_lsn, mark.to_lsn), (Lsn(1000), Lsn(1600)));
-    let remains = plan.remains.as_ref().unwrap();
-    assert!(!remains.hold("orders.public.items", None, &id(1550)), "it is a transaction of the branch that goes on");
-
-    let phantoms = vec![Phantoms { term: Term(2), from_lsn: Lsn(1000), to_lsn: Lsn(1600) }];
-    let mut journal = plan.journal.clone();
-    let mut close = |lsn| {
-        let mut reached = Reached::from(&plan.resume);
-        reached.position.lsn = Lsn(lsn);
-        journal.close(&reached).phantoms
-    };
-    assert_eq!(plan.records.progress.last().unwrap().phantoms, phantoms);
-    assert_eq!(close(1600), phantoms);
-    assert_eq!(close(1601), phantoms, "the position that passes them is not known before");
-    assert_eq!(close(1602), []);
-}
-
-#[test]
 fn a_slow_worker_that_is_no_holder_any_more_speaks_no_verdict() {
     let mut bench = Bench::new();
     bench.win();
@@ -772,6 +647,8 @@ fn an_older_session_of_ours_is_asked_to_go_and_a_foreign_consumer_is_not() {
 
 mod at_least_once;
 mod lease_free;
+mod publication;
 mod resets;
 mod takeover;
 mod topics;
+mod torn;
